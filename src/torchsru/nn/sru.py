@@ -1,0 +1,514 @@
+"""The Simple Recurrent Unit as layers: they own the parameters and call `sru_recurrence`.
+
+Letters: L time steps, B batch rows, N documents, R = N with `cu_seqlens` and B without,
+d hidden size per direction, D = d times directions, k matrices.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from torchsru.ops import sru_recurrence
+from torchsru.ops.sru import ACTIVATIONS
+
+LAYER_NORMS = (None, "pre", "post")
+
+#: From (in_features, out_features) to a module that maps [L, B, in_features] to the
+#: pre-activations [L, B, out_features], rows gate-major (k, D); or to a pair of them and of state
+#: weights [L, B, 2, D], which are added to `weight_c`.
+Transform = Callable[[int, int], nn.Module]
+
+
+class SRUCell(nn.Module):
+    """One SRU layer over a whole sequence; what `SRU` stacks.
+
+    Takes the options of `SRU` that concern one layer, and the same arguments when called.
+
+    Attributes:
+        transform: produces the pre-activations, [L, B, input_size] -> [L, B, k D].
+        weight_c: [2, D] state weights v of the forget and reset gates, or None. Float32 at least.
+        bias: [2, D] biases of the gates. Float32 at least.
+        num_matrices: k: 3, or 4 where input and output sizes differ and the highway needs its own.
+        alpha: what the highway input is multiplied by in the recurrence.
+    """
+
+    weight_c: nn.Parameter | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bidirectional: bool = False,
+        state_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        projection_size: int = 0,
+        transform: Transform | None = None,
+        activation: str = "identity",
+        state_weights: bool = True,
+        highway: bool = True,
+        highway_bias: float = 0.0,
+        rescale: bool = True,
+        layer_norm: str | None = None,
+        contractive: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_positive(input_size=input_size, hidden_size=hidden_size)
+        _check_probabilities(state_dropout=state_dropout, input_dropout=input_dropout)
+        if projection_size < 0:
+            raise ValueError(f"projection_size must be 0 (none) or more, got {projection_size}")
+        if projection_size and transform is not None:
+            raise ValueError(f"projection_size must be 0 beside transform, got {projection_size}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+        if layer_norm not in LAYER_NORMS:
+            raise ValueError(f"layer_norm must be one of {LAYER_NORMS}, got {layer_norm!r}")
+        if contractive and not state_weights:
+            raise ValueError("contractive must be False without state_weights: it bounds them")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bidirectional = bidirectional
+        self.state_dropout = state_dropout
+        self.input_dropout = input_dropout
+        self.projection_size = projection_size
+        self.activation = activation
+        self.highway = highway
+        self.highway_bias = highway_bias
+        self.rescale = rescale
+        self.contractive = contractive
+
+        self.num_directions = 2 if bidirectional else 1
+        self.output_size = D = hidden_size * self.num_directions
+        self.num_matrices = k = 4 if highway and input_size != D else 3
+        scale = math.sqrt(1 + 2 * math.exp(highway_bias)) if highway and rescale else 1.0
+        # with a fourth matrix the scale is part of its initial weights, as in the original
+        self.alpha = scale if k == 3 else 1.0
+        self._fourth_scale = scale
+
+        if transform is not None:
+            self.transform = transform(input_size, k * D)
+        elif projection_size:
+            self.transform = nn.Sequential(
+                nn.Linear(input_size, projection_size, bias=False, device=device, dtype=dtype),
+                nn.Linear(projection_size, k * D, bias=False, device=device, dtype=dtype),
+            )
+        else:
+            self.transform = nn.Linear(input_size, k * D, bias=False, device=device, dtype=dtype)
+        S = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
+        state = {"device": device, "dtype": S}
+        weight_c = nn.Parameter(torch.empty(2, D, **state)) if state_weights else None
+        self.register_parameter("weight_c", weight_c)
+        self.bias = nn.Parameter(torch.empty(2, D, **state))
+        self.pre_norm = nn.LayerNorm(input_size, device=device, dtype=dtype) if (
+            layer_norm == "pre"
+        ) else None  # fmt: skip
+        self.post_norm = nn.LayerNorm(D, device=device, dtype=dtype) if (
+            layer_norm == "post"
+        ) else None  # fmt: skip
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters as in section 3.2 of the paper and the original code.
+
+        Every matrix has entries of variance 1 / fan-in; the gates share theirs equally between
+        input and state weights; the fourth matrix carries the highway's scale; what dropout takes
+        from the variance is given back. A `transform` of the user's own resets itself.
+        """
+        linears = []
+        if isinstance(self.transform, nn.Linear):
+            linears = [self.transform]
+        elif self.projection_size:
+            linears = list(self.transform)
+        with torch.no_grad():
+            for linear in linears:
+                bound = math.sqrt(3 / linear.in_features)
+                linear.weight.uniform_(-bound, bound)
+                if linear.bias is not None:
+                    linear.bias.zero_()
+            if linears:
+                D = self.output_size
+                w_kDP = linears[-1].weight.view(self.num_matrices, D, -1)
+                w_kDP *= math.sqrt(1 - self.input_dropout)
+                w_kDP[0] *= math.sqrt(1 - self.state_dropout)
+                if self.weight_c is not None:
+                    w_kDP[1:3] *= math.sqrt(0.5)
+                if self.num_matrices == 4:
+                    w_kDP[3] *= self._fourth_scale
+            if self.weight_c is not None:
+                bound = math.sqrt(3 * 0.5)
+                self.weight_c.uniform_(-bound, bound)
+            self.bias[0] = 0
+            self.bias[1] = self.highway_bias
+            for norm in (self.pre_norm, self.post_norm):
+                if norm is not None:
+                    norm.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        state: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the layer over x [L, B, input_size].
+
+        Args:
+            state: [directions, R, d], or None for zeros.
+            mask: [L, B] bool, True at padding.
+            cu_seqlens: [N + 1] bounds of documents laid end to end in x [T, 1, input_size].
+
+        Returns: h [L, B, D] and the last state [directions, R, d].
+        """
+        _check_x(x, self.input_size, self.transform, "L, B, input_size")
+        rows = x.shape[1] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        c0 = None
+        if state is not None:
+            _check_state(state, (self.num_directions, rows, self.hidden_size))
+            c0 = _join_directions(state, self.num_directions)
+        inner = x if self.pre_norm is None else self.pre_norm(x)
+        out_mask = None
+        if self.training and (self.input_dropout or self.state_dropout):
+            if self.input_dropout:
+                inner = _drop(inner, self.input_dropout, cu_seqlens, rows)
+            if self.state_dropout:
+                ones = torch.ones(rows, self.output_size, dtype=self.bias.dtype, device=x.device)
+                out_mask = F.dropout(ones, self.state_dropout)
+        u = self.transform(inner)
+        v = self.weight_c
+        if isinstance(u, tuple):
+            u, v_LB2D = u
+            v_LB2D = v_LB2D.unflatten(-1, (2, -1)) if v_LB2D.dim() == 3 else v_LB2D
+            v = v_LB2D if v is None else v_LB2D + v
+        if u.dim() == 3:
+            L, B, kD = u.shape
+            k, D = self.num_matrices, self.output_size
+            if kD != k * D:
+                raise ValueError(
+                    f"transform must map [L, B, {self.input_size}] to [L, B, {k * D}] "
+                    f"(k D = {k} x {D}), got {list(u.shape)}"
+                )
+            u = u.view(L, B, k, D)
+        h, c = sru_recurrence(
+            u,
+            x if self.highway and self.num_matrices == 3 else None,
+            v,
+            self.bias,
+            c0,
+            num_directions=self.num_directions,
+            mask=mask,
+            cu_seqlens=cu_seqlens,
+            out_mask=out_mask,
+            activation=self.activation,
+            contractive=self.contractive,
+            alpha=self.alpha,
+        )
+        if self.post_norm is not None:
+            h = self.post_norm(h)
+        return h, _split_directions(c, self.num_directions)
+
+    def _apply(self, fn, recurse=True):
+        """Move or cast the module; state weights and biases stay float32 at least."""
+        keep = [p for p in (self.weight_c, self.bias) if p is not None]
+
+        def apply(t):
+            out = fn(t)
+            narrow = out.is_floating_point() and out.element_size() < 4
+            if narrow and any(t is p or t is p.grad for p in keep):
+                return t.to(out.device)
+            return out
+
+        return super()._apply(apply, recurse)
+
+    def extra_repr(self) -> str:
+        """Sizes, and the options that differ from their defaults."""
+        options: dict[str, Any] = {
+            "bidirectional": (self.bidirectional, False),
+            "state_dropout": (self.state_dropout, 0.0),
+            "input_dropout": (self.input_dropout, 0.0),
+            "projection_size": (self.projection_size, 0),
+            "activation": (self.activation, "identity"),
+            "state_weights": (self.weight_c is not None, True),
+            "highway": (self.highway, True),
+            "highway_bias": (self.highway_bias, 0.0),
+            "rescale": (self.rescale, True),
+            "contractive": (self.contractive, False),
+        }
+        changed = [f"{name}={value}" for name, (value, usual) in options.items() if value != usual]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
+
+
+class SRU(nn.Module):
+    """A stack of SRU layers that swaps in for `nn.LSTM` or `nn.GRU` (arXiv 1709.02755).
+
+        out, state = rnn(x, state)
+
+    What differs from `nn.LSTM`: the state is c alone, one float32 tensor [num_layers *
+    directions, batch, hidden_size]; layers are cheap, so stack more of them; dropout masks are
+    shared over time.
+
+    Args:
+        input_size: features of x.
+        hidden_size: d, channels per direction.
+        num_layers: layers, each fed with the one below.
+        batch_first: x and out are [B, L, ...] and mask is [B, L]. States keep batch at dim 1.
+        bidirectional: each layer runs in both directions; out has 2 d features.
+        dropout: of each layer's output but the last one's, as in `nn.LSTM`, with one mask for all
+            time steps.
+        state_dropout: of the state's way to the output, in each layer but the last: drops r_t, so
+            h_t falls back to the highway (the paper's variational dropout).
+        input_dropout: of what the matrix product sees, not the highway, in each layer.
+        projection_size: factorise each layer's matrix through this many features; 0: do not.
+        transform: builds a module of your own per layer in the place of `nn.Linear`, called with
+            (in_features, out_features); see `torchsru.nn.sru.Transform`.
+        activation: g in h_t = r_t g(c_t) + ...: "identity", or "tanh" as in the paper's first
+            version.
+        state_weights: False removes v c_{t-1} from the gates, as in the paper's first version.
+        highway: False removes (1 - r_t) alpha x_t.
+        highway_bias: b, initial bias of the reset gate; negative values favour the highway in
+            deep stacks (-3 in the paper's language models).
+        rescale: scale the highway by alpha = sqrt(1 + 2 e^b), which keeps the variance of h that
+            of x at initialisation (section 3.2).
+        layer_norm: "pre" normalises what the matrix product sees, "post" the layer's output.
+        contractive: bound dc_t/dc_{t-1} to [0, 1]; see `torchsru.ops.sru_recurrence`.
+        device: where the parameters are made.
+        dtype: type of the parameters; state weights, biases and states are float32 at least.
+
+    Raises:
+        ValueError: naming the argument, if a size is not positive, a probability not in [0, 1),
+            or a name unknown.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        state_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        projection_size: int = 0,
+        transform: Transform | None = None,
+        activation: str = "identity",
+        state_weights: bool = True,
+        highway: bool = True,
+        highway_bias: float = 0.0,
+        rescale: bool = True,
+        layer_norm: str | None = None,
+        contractive: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        _check_probabilities(dropout=dropout, state_dropout=state_dropout)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.num_directions = 2 if bidirectional else 1
+        self.output_size = hidden_size * self.num_directions
+        self.layers = nn.ModuleList(
+            SRUCell(
+                self.output_size if i else input_size,
+                hidden_size,
+                bidirectional=bidirectional,
+                state_dropout=state_dropout if i + 1 < num_layers else 0.0,
+                input_dropout=input_dropout,
+                projection_size=projection_size,
+                transform=transform,
+                activation=activation,
+                state_weights=state_weights,
+                highway=highway,
+                highway_bias=highway_bias,
+                rescale=rescale,
+                layer_norm=layer_norm,
+                contractive=contractive,
+                device=device,
+                dtype=dtype,
+            )
+            for i in range(num_layers)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw every layer's parameters anew; see `SRUCell.reset_parameters`."""
+        for layer in self.layers:
+            layer.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run the stack.
+
+        Args:
+            x: [L, B, input_size]; [B, L, input_size] with batch_first; [L, input_size]
+                unbatched; or a `PackedSequence` (eager mode).
+            state: [num_layers * directions, R, d] float32, without R when x is unbatched, or
+                None for zeros.
+            mask: [L, B] ([B, L] with batch_first) bool, True at padding: such a step leaves the
+                state alone and gives h = 0.
+            cu_seqlens: [N + 1] bounds of N documents laid end to end: x is [T, input_size], or
+                has one batch row, and states have N rows.
+
+        Returns: the last layer's h, shaped like x with D features, and the state after the last
+            step, shaped like `state`: both carry gradients.
+
+        Raises: ValueError if shapes, types or devices do not fit.
+        """
+        if isinstance(x, PackedSequence):
+            return self._forward_packed(x, state, mask, cu_seqlens)
+        letters = "B, L, input_size" if self.batch_first else "L, B, input_size"
+        _check_x(x, self.input_size, self.layers[0].transform, letters, "L, input_size")
+        unbatched = x.dim() == 2
+        if unbatched:
+            x = x.unsqueeze(1)
+            mask = mask.unsqueeze(1) if mask is not None else None
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+            mask = mask.t() if mask is not None and mask.dim() == 2 else mask
+        squeeze_state = unbatched and cu_seqlens is None
+        if squeeze_state and state is not None:
+            _check_state(state, (self.num_layers * self.num_directions, self.hidden_size))
+            state = state.unsqueeze(1)
+
+        h, c = self._stack(x, state, mask, cu_seqlens)
+
+        if unbatched:
+            h = h.squeeze(1)
+        elif self.batch_first:
+            h = h.transpose(0, 1)
+        return h, c.squeeze(1) if squeeze_state else c
+
+    def _stack(self, x, state, mask, cu_seqlens):
+        """From x [L, B, input_size] and a state or None to h and the next state."""
+        n = self.num_directions
+        rows = x.shape[1] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        if state is not None:
+            _check_state(state, (self.num_layers * n, rows, self.hidden_size))
+        states = []
+        for i, layer in enumerate(self.layers):
+            if i and self.training and self.dropout:
+                x = _drop(x, self.dropout, cu_seqlens, rows)
+            state_i = None if state is None else state[i * n : (i + 1) * n]
+            x, state_i = layer(x, state_i, mask=mask, cu_seqlens=cu_seqlens)
+            states.append(state_i)
+        return x, states[0] if len(states) == 1 else torch.cat(states)
+
+    def _forward_packed(self, packed, state, mask, cu_seqlens):
+        """A PackedSequence as a padded batch; rows in the caller's order, as in `nn.LSTM`."""
+        if mask is not None or cu_seqlens is not None:
+            raise ValueError("mask and cu_seqlens must be None beside a PackedSequence")
+        x, lengths = pad_packed_sequence(packed)  # rows in the caller's order
+        padding = torch.arange(x.shape[0])[:, None] >= lengths
+        h, c = self._stack(x, state, padding.to(x.device), None)
+        return pack_padded_sequence(h, lengths, enforce_sorted=packed.sorted_indices is None), c
+
+    def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Take one step on live input; equal to a step of the whole sequence, to rounding.
+
+        Args:
+            x_t: [B, input_size], or [input_size] unbatched.
+            state: [num_layers, B, d], without B when unbatched, or None for zeros.
+
+        Returns: h_t [B, d] and the next state.
+
+        Raises: ValueError if bidirectional: the second direction starts at the end.
+        """
+        if self.bidirectional:
+            raise ValueError("step needs bidirectional=False: the second half runs backward")
+        if x_t.dim() not in (1, 2):
+            raise ValueError(
+                f"x_t must be [B, {self.input_size}] or [{self.input_size}], got {list(x_t.shape)}"
+            )
+        x = x_t.unsqueeze(0)
+        if x_t.dim() == 2 and self.batch_first:
+            x = x_t.unsqueeze(1)
+        h, state = self(x, state)
+        return h.squeeze(1 if x_t.dim() == 2 and self.batch_first else 0), state
+
+    def extra_repr(self) -> str:
+        """Sizes, and the options that differ from their defaults."""
+        options = {
+            "num_layers": (self.num_layers, 1),
+            "batch_first": (self.batch_first, False),
+            "bidirectional": (self.bidirectional, False),
+            "dropout": (self.dropout, 0.0),
+        }
+        changed = [f"{name}={value}" for name, (value, usual) in options.items() if value != usual]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
+
+
+def _drop(x: Tensor, p: float, cu_seqlens: Tensor | None, rows: int) -> Tensor:
+    """Dropout of x [L, B, F] with one mask per sequence, shared over time."""
+    mask_RF = F.dropout(x.new_ones(rows, x.shape[2]), p)
+    if cu_seqlens is None:
+        return x * mask_RF
+    step = torch.arange(x.shape[0], device=x.device)
+    document = torch.bucketize(step, cu_seqlens[1:], right=True)
+    return x * mask_RF[document][:, None]
+
+
+def _join_directions(state: Tensor, n: int) -> Tensor:
+    """[n, R, d] -> [R, n d]."""
+    return state[0] if n == 1 else state.transpose(0, 1).flatten(1)
+
+
+def _split_directions(c: Tensor, n: int) -> Tensor:
+    """[R, n d] -> [n, R, d]."""
+    return c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
+
+
+def _check_x(x: Tensor, input_size: int, transform: nn.Module, *letters: str) -> None:
+    """Check the input's rank against the allowed ones, its features, type and device."""
+    ranks = [words.count(",") + 1 for words in letters]
+    if x.dim() not in ranks or x.shape[-1] != input_size:
+        allowed = " or ".join(f"[{words}]" for words in letters)
+        raise ValueError(f"x must be {allowed} with input_size = {input_size}, got {list(x.shape)}")
+    if type(transform) is nn.Linear:
+        weight = transform.weight
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x must be {weight.dtype} like the parameters, got {x.dtype}")
+        if x.device != weight.device:
+            raise ValueError(f"x must be on {weight.device} like the parameters, got {x.device}")
+
+
+def _check_state(state: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(state, Tensor):
+        raise TypeError(
+            f"state must be one tensor, the state c (nn.LSTM has two), got {type(state).__name__}"
+        )
+    if state.shape != shape:
+        batch = "batch, " if len(shape) == 3 else ""
+        raise ValueError(
+            f"state must be [layers * directions, {batch}hidden_size] = {list(shape)}, "
+            f"got {list(state.shape)}"
+        )
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+
+
+def _check_probabilities(**probabilities: float) -> None:
+    for name, p in probabilities.items():
+        if not 0 <= p < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {p!r}")

@@ -1,0 +1,60 @@
+"""Gradients of gradients, for ops whose backward pass is itself one op."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def second_gradients(
+    reference: Callable[..., tuple[Tensor, ...]],
+    arguments: Sequence[Tensor | None],
+    differentiable: Sequence[int],
+    seeds: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Differentiate the first gradients through the reference, which autograd can do twice.
+
+    Args:
+        reference: from the arguments to its outputs.
+        arguments: its tensors, None where absent.
+        differentiable: places in `arguments` that the first gradients belong to.
+        seeds: gradient of each output, None for zero: what the first gradients were seeded with.
+        grads: gradient of each first gradient.
+
+    Returns: gradients of the seeds and of the differentiable arguments, None where absent.
+    """
+
+    def leaf(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.detach().requires_grad_(t.is_floating_point())
+
+    arguments, seeds = [leaf(t) for t in arguments], [leaf(t) for t in seeds]
+    inputs = [arguments[i] for i in differentiable]
+    with torch.enable_grad():
+        outputs = reference(*arguments)
+        first = _gradients(outputs, seeds, inputs, create_graph=True)
+    second = _gradients(first, grads, [*seeds, *inputs], create_graph=False)
+    return second[: len(seeds)], second[len(seeds) :]
+
+
+def _gradients(outputs, seeds, inputs, create_graph):
+    """torch.autograd.grad that takes None for absent tensors and gives zeros for unused ones."""
+    pairs = [
+        (output, seed)
+        for output, seed in zip(outputs, seeds, strict=True)
+        if output is not None and seed is not None and output.requires_grad
+    ]
+    present = [t for t in inputs if t is not None]
+    if pairs and present:
+        grads = torch.autograd.grad(
+            [output for output, _ in pairs],
+            present,
+            [seed for _, seed in pairs],
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    else:
+        grads = [torch.zeros_like(t) for t in present]
+    by_input = iter(grads)
+    return [None if t is None else next(by_input) for t in inputs]

@@ -1,0 +1,38 @@
+"""The choice of backend, in the open."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from torchsru.ops._library import LOAD_ERROR, warn_if_not_compiled
+
+#: name: why it cannot run a call on this tensor, or None; "auto" takes the first that can
+BACKENDS: dict[str, Callable[[Tensor], str | None]] = {
+    "cpu": lambda u: LOAD_ERROR or (None if u.is_cpu else "needs CPU tensors"),
+    "torch": lambda u: None,
+    "reference": lambda u: None,
+}
+
+
+def choose(name: str, u: Tensor) -> str:
+    """Return the backend for a call on u. "auto" may choose; a name is an order.
+
+    Raises: ValueError if the name is unknown; RuntimeError if that backend cannot run the call.
+    """
+    if name == "auto":
+        if LOAD_ERROR is not None and u.is_cpu:
+            warn_if_not_compiled()
+        return "cpu" if LOAD_ERROR is None and u.is_cpu else "torch"
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {list(BACKENDS)}, got {name!r}")
+    if reason := BACKENDS[name](u):
+        raise RuntimeError(
+            f"backend {name!r} cannot run this call: {reason}; got {u.dtype} on {u.device}, "
+            f"'auto' would use {choose('auto', u)!r}"
+        )
+    return name
+
+
+def backends() -> dict[str, str | None]:
+    """Return for each backend why it cannot run on this machine's CPU, or None if it can."""
+    return {"cpu": LOAD_ERROR, "torch": None, "reference": None}

@@ -1,0 +1,97 @@
+"""The compiled library: where it is, whether it loaded, and how ops are registered with PyTorch.
+
+Each op has two overloads of one schema. `default` is the best that the device has: the compiled
+kernels on a CPU, pure PyTorch elsewhere or where the library is absent. `torch` is pure PyTorch
+everywhere. The library registers the first from C++, so that an AOTInductor package runs in a
+process without Python; here they get what tracing and autograd need.
+"""
+
+import ctypes
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SUFFIX = ".dylib" if platform.system() == "Darwin" else ".so"
+PATH = Path(__file__).parents[1] / "lib" / f"libtorchsru{SUFFIX}"
+
+
+def _load() -> str | None:
+    """Load the compiled library; return why it could not be, or None."""
+    if os.environ.get("TORCHSRU_DISABLE_COMPILED") == "1":
+        return "TORCHSRU_DISABLE_COMPILED=1 is set"
+    if not PATH.exists():
+        return f"{PATH.name} was not built: no C++ compiler at installation (docs/install.md)"
+    try:
+        torch.ops.load_library(PATH)
+    except OSError as error:
+        return f"{PATH} does not load: {error}"
+    return None
+
+
+#: Why the compiled kernels are not there, or None.
+LOAD_ERROR = _load()
+
+_definitions = torch.library.Library("torchsru", "FRAGMENT")
+
+
+def register(
+    schema: str,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[[str], Callable[..., Any]] | None = None,
+) -> None:
+    """Register an op's pure-PyTorch implementation, fake function and backward.
+
+    backward: from an overload's name to its backward function.
+    """
+    name = schema[: schema.index("(")]
+    if LOAD_ERROR is not None:
+        _definitions.define(schema)
+    _definitions.define(schema.replace("(", ".torch(", 1))
+    for overload, qualified in (("default", name), ("torch", f"{name}.torch")):
+        _definitions.impl(qualified, implementation, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"torchsru::{qualified}", fake, lib=_definitions)
+        if backward is not None:
+            torch.library.register_autograd(
+                f"torchsru::{qualified}",
+                backward(overload),
+                setup_context=setup_context,
+                lib=_definitions,
+            )
+
+
+_warned = False
+
+
+def warn_if_not_compiled() -> None:
+    """Say once that the CPU runs without compiled kernels."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"torchsru runs on the slow pure-PyTorch path on this CPU: {LOAD_ERROR}. "
+            "`torchsru doctor` says more.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def cpu_info() -> dict[str, Any]:
+    """Describe the compiled CPU kernels: isa_used, isa_available, library and error."""
+    if LOAD_ERROR is not None:
+        return {"isa_used": None, "isa_available": [], "library": None, "error": LOAD_ERROR}
+    library = ctypes.CDLL(str(PATH))
+    for function in (library.torchsru_isa_used, library.torchsru_isa_available):
+        function.restype = ctypes.c_char_p
+    return {
+        "isa_used": library.torchsru_isa_used().decode(),
+        "isa_available": library.torchsru_isa_available().decode().split(),
+        "library": str(PATH),
+        "error": None,
+    }
