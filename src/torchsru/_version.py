@@ -1,11 +1,12 @@
 """The version, which pyproject.toml states."""
 
+import importlib.metadata
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
-def _read_version() -> str:
+def version() -> str:
+    """Return the version of this copy; "unknown" for a copied folder without metadata."""
     # A checkout on PYTHONPATH speaks for itself, whatever is installed beside it.
     pyproject = Path(__file__).parents[2] / "pyproject.toml"
     if pyproject.exists():
@@ -13,9 +14,6 @@ def _read_version() -> str:
         if match := re.search(r'^name = "torchsru"\nversion = "(.+)"$', text, re.MULTILINE):
             return match[1]
     try:
-        return version("torchsru")
-    except PackageNotFoundError:
-        return "unknown"  # copied into a folder, without its metadata
-
-
-__version__ = _read_version()
+        return importlib.metadata.version("torchsru")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
