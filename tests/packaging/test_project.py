@@ -1,0 +1,40 @@
+"""The project's lists agree: dependencies, pins, versions."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML parser")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def test_the_build_does_not_ask_for_torch():
+    requires = [name_of(r) for r in PYPROJECT["build-system"]["requires"]]
+    assert requires == ["scikit-build-core"]
+
+
+def test_every_dependency_is_pinned():
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    rows = [row for row in pins.splitlines() if row and not row.startswith("#")]
+    assert [row for row in rows if "==" not in row] == []
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = {name_of(r) for group in extras.values() for r in group} - {"torchsru"}
+    wanted |= {name_of(r) for r in PYPROJECT["build-system"]["requires"]}
+    assert len(wanted) > 10
+    assert wanted - {name_of(row) for row in rows} == set()
+
+
+def test_torch_is_pinned_where_the_readme_says():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^TORCH \?= torch==[\d.]+$", makefile, re.MULTILINE)
+
+
+def test_changelog_has_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {PYPROJECT['project']['version']}" in changelog
