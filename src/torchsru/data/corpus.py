@@ -1,0 +1,148 @@
+"""Byte corpora: the sources of the Python that runs, or the user's own files and folders.
+
+Order              sorted by path, a NUL byte after each file
+What is held out   every n-th file of that order, n = round(1 / heldout), so that each folder gives
+                   its share; of fewer than FEW_FILES files, the last part of the text instead.
+                   Held-out bytes are never in `train`.
+"""
+
+import math
+import os
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FEW_FILES = 50
+SEPARATOR = b"\0"
+NOT_SOURCES = {
+    *("test", "tests", "idle_test"),
+    *("site-packages", "dist-packages", "__pycache__"),
+    "pydoc_data",  # one file of prose, larger than all that is held out
+}
+
+
+class DataError(ValueError):
+    """Data that is missing, empty, unreadable or too small; the message names the path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteData:
+    """Which bytes a model learns from, and how they are laid out in batches."""
+
+    paths: tuple[str, ...] = ()
+    """Files and folders; none: the sources of the Python that runs, without its tests."""
+    heldout: float = 0.05
+    """Part of the corpus that is never trained on, 0 < heldout < 1."""
+    unroll: int = 128
+    """L, bytes per step of truncated back-propagation; the state is carried on."""
+    batch: int = 32
+    """B, streams per optimiser step, all devices together."""
+    eval_bytes: int = 262144
+    """Held-out bytes used by each evaluation, the same ones each time; 0: all."""
+    eval_batch: int = 64
+    """Streams that the held-out bytes are laid out in."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heldout < 1:
+            raise ValueError(f"heldout must lie in (0, 1), got {self.heldout}")
+        for name, least in (("unroll", 1), ("batch", 1), ("eval_bytes", 0), ("eval_batch", 1)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Bytes to train on and bytes held out, each a uint8 tensor [N]."""
+
+    name: str
+    train: Tensor
+    heldout: Tensor
+    files: int
+    heldout_files: int
+
+    def __str__(self) -> str:
+        whole = f"{self.heldout_files} whole files" if self.heldout_files else "the last part"
+        return (
+            f"{self.name}: {self.files:,} files; {len(self.train):,} bytes to train on, "
+            f"{len(self.heldout):,} held out ({whole})"
+        )
+
+
+def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
+    """Read the files named, or the running Python's own sources when none is.
+
+    Args:
+        paths: files and folders (walked in sorted order; names starting with "." are left out).
+        heldout: part to hold out, 0 < heldout < 1.
+
+    Raises: DataError if a path is missing, unreadable or holds no bytes.
+    """
+    if paths:
+        name = ", ".join(paths)
+        named = [item for path in paths for item in _files_of(Path(path))]
+    else:
+        name = "Python standard library"
+        named = _python_sources()
+    texts = [_read(path) for path in named]
+    if not any(texts):
+        raise DataError(f"no bytes to train on in {name}")
+
+    if len(texts) < FEW_FILES:
+        whole = SEPARATOR.join(texts)
+        cut = len(whole) - max(1, math.floor(heldout * len(whole)))
+        train, held, heldout_files = whole[:cut], whole[cut:], 0
+    else:
+        every = max(2, round(1 / heldout))
+        held_texts = texts[every // 2 :: every]
+        del texts[every // 2 :: every]
+        train, held = (b"".join(t + SEPARATOR for t in part) for part in (texts, held_texts))
+        heldout_files = len(held_texts)
+    if not train or not held:
+        raise DataError(
+            f"{name} is too small to hold out a part of {heldout}: {len(train + held)} bytes"
+        )
+    return Corpus(name, _to_tensor(train), _to_tensor(held), len(named), heldout_files)
+
+
+def _python_sources() -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    found = [path for path in _walk(root, skip=NOT_SOURCES) if path.suffix == ".py"]
+    if not found:
+        raise DataError(f"this Python has no source files in {root}; name your own with --data")
+    return found
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.exists():
+        raise DataError(f"data path {str(path)!r} does not exist")
+    if not path.is_dir():
+        return [path]
+    found = _walk(path, skip={"__pycache__"})
+    if not found:
+        raise DataError(f"data folder {str(path)!r} holds no files")
+    return found
+
+
+def _walk(root: Path, skip: set[str]) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read data folder {error.filename!r}: {error.strerror}")
+
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = [f for f in folders if f not in skip and not f.startswith(".")]
+        found += [Path(folder, f) for f in files if not f.startswith(".")]
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read data file {str(path)!r}: {error.strerror}") from error
+
+
+def _to_tensor(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
