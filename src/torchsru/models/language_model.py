@@ -1,0 +1,202 @@
+"""Byte language model: embedding, stacked recurrent layers, a score for each next byte.
+
+L time steps, B batch rows, D width, H remembered bytes, V = 256 byte values.
+
+Input    the byte's embedding, plus for each order n of `ngram_orders` the embedding of a hash of
+         the last n bytes: a look-up, no matrix product, the same for every kind of layer
+State    {"rnn": the layers' own, "history": [H, B] the last H = max(order) - 1 bytes}; a pytree
+         with the batch at dim 1 (torchsru.nn.state), so text may be cut anywhere
+Check    tests/models/test_language_model.py
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from torchsru.nn.sru import SRU
+
+VOCABULARY = 256
+START = 0  # the byte before a text; corpora put it between files
+MIX = 0x9E3779B97F4A7C15 - (1 << 64)  # odd, near 2^64 / golden ratio, as a signed 64-bit integer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelConfig:
+    """Shape of a byte language model."""
+
+    rnn: Literal["sru", "lstm", "gru"] = "sru"
+    """Kind of recurrent layer."""
+    width: int = 512
+    """D, channels of the embedding and of each layer."""
+    layers: int = 4
+    """Recurrent layers, stacked."""
+    dropout: float = 0.0
+    """After the embedding, between layers and before the output."""
+    ngram_orders: tuple[int, ...] = ()
+    """Orders n >= 2 whose hashed n-byte embeddings are added to the input."""
+    ngram_buckets: int = 4096
+    """Rows of each order's table, a power of two."""
+    projection: int = 0
+    """SRU: inner size of each layer's factorised transform; 0: not factorised."""
+    layer_norm: Literal["pre", "post"] | None = None
+    """SRU: layer norm before or after each layer."""
+    highway_bias: float = 0.0
+    """SRU: initial bias of the reset gate."""
+    rescale: bool = True
+    """SRU: scale the highway input by the paper's alpha."""
+    state_dropout: float = 0.0
+    """SRU: dropout on the state's part of the output, one mask for all time steps."""
+    input_dropout: float = 0.0
+    """SRU: dropout on the transform's input, one mask for all time steps."""
+
+    def __post_init__(self) -> None:
+        if self.rnn not in ("sru", "lstm", "gru"):
+            raise ValueError(f"rnn must be 'sru', 'lstm' or 'gru', got {self.rnn!r}")
+        for name, least in (("width", 1), ("layers", 1), ("projection", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name in ("dropout", "state_dropout", "input_dropout"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if any(not 2 <= order <= 8 for order in self.ngram_orders):
+            raise ValueError(f"ngram_orders must lie between 2 and 8, got {self.ngram_orders}")
+        if len(set(self.ngram_orders)) < len(self.ngram_orders):
+            raise ValueError(f"ngram_orders must differ, got {self.ngram_orders}")
+        if self.ngram_buckets < 2 or self.ngram_buckets & (self.ngram_buckets - 1):
+            raise ValueError(f"ngram_buckets must be a power of two, got {self.ngram_buckets}")
+        if self.layer_norm not in (None, "pre", "post"):
+            raise ValueError(f"layer_norm must be None, 'pre' or 'post', got {self.layer_norm!r}")
+        if self.rnn != "sru":
+            plain = type(self)()
+            for name in SRU_ONLY:
+                if (value := getattr(self, name)) != getattr(plain, name):
+                    raise ValueError(f"{name} needs rnn='sru', got {value!r} with {self.rnn!r}")
+
+
+SRU_ONLY = (
+    *("projection", "layer_norm", "highway_bias", "rescale"),
+    *("state_dropout", "input_dropout"),
+)
+
+
+def build_rnn(config: LanguageModelConfig) -> nn.Module:
+    """Stacked layers D -> D, called as `out [L, B, D], state = rnn(x [L, B, D], state or None)`."""
+    c = config
+    between = c.dropout if c.layers > 1 else 0.0  # nn.LSTM warns where there is no between
+    if c.rnn == "sru":
+        return SRU(
+            c.width,
+            c.width,
+            c.layers,
+            dropout=between,
+            **{name: getattr(c, name) for name in SRU_ONLY if name != "projection"},
+            projection_size=c.projection,
+        )
+    return {"lstm": nn.LSTM, "gru": nn.GRU}[c.rnn](c.width, c.width, c.layers, dropout=between)
+
+
+class ByteEmbedding(nn.Module):
+    """Embedding of each byte, plus those of the hashed n-grams that end with it."""
+
+    def __init__(self, width: int, orders: tuple[int, ...] = (), buckets: int = 4096):
+        super().__init__()
+        self.orders, self.buckets = orders, buckets
+        self.history = max(orders, default=1) - 1
+        self.byte = nn.Embedding(VOCABULARY, width)
+        self.ngrams = nn.ModuleList(nn.Embedding(buckets, width) for _ in orders)
+        for table in self.ngrams:
+            nn.init.zeros_(table.weight)  # an n-gram never seen in training says nothing
+
+    def forward(self, x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x [L, B] int64 and the H bytes before it [H, B] -> [L, B, D] and the last H bytes."""
+        if history is None:
+            history = x.new_full((self.history, x.shape[1]), START)
+        text_TB = torch.cat([history, x])
+        out_LBD = self.byte(x)
+        for order, table in zip(self.orders, self.ngrams, strict=True):
+            out_LBD = out_LBD + table(self._hash(text_TB, order, len(x)))
+        return out_LBD, text_TB[len(x) :]
+
+    def _hash(self, text_TB: Tensor, order: int, L: int) -> Tensor:
+        key_LB = torch.zeros_like(text_TB[-L:] if L else text_TB[:0])
+        for back in range(order):
+            stop = len(text_TB) - back
+            key_LB = key_LB | text_TB[stop - L : stop] << (8 * back)
+        return (key_LB * MIX >> (64 - self.buckets.bit_length())) & (self.buckets - 1)
+
+
+class LanguageModel(nn.Module):
+    """Scores of the next byte after each byte of a text."""
+
+    def __init__(self, config: LanguageModelConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = ByteEmbedding(config.width, config.ngram_orders, config.ngram_buckets)
+        self.rnn = build_rnn(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.width, VOCABULARY)
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """x [L, B] int64, the state after the bytes before -> logits [L, B, V], state."""
+        state = state or {"rnn": None, "history": None}
+        x_LBD, history = self.embedding(x, state["history"])
+        h_LBD, rnn_state = self.rnn(self.dropout(x_LBD), state["rnn"])
+        return self.output(self.dropout(h_LBD)), {"rnn": rnn_state, "history": history}
+
+    def generate(
+        self,
+        prompt: bytes,
+        count: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """Yield `count` bytes that follow the prompt, each as soon as it is drawn.
+
+        The work per byte is constant: only the state is carried, the text is not read again.
+
+        Args:
+            prompt: what comes before; b"" starts a new file.
+            count: bytes to draw.
+            temperature: logits are divided by it; 0 takes the likeliest byte.
+            top_k: draw from the k likeliest bytes only; 0: from all.
+            seed: same seed, same text.
+
+        Raises: ValueError if count, temperature or top_k is negative.
+        """
+        for name, value in (("count", count), ("temperature", temperature), ("top_k", top_k)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        return self._generate(prompt or bytes([START]), count, temperature, top_k, seed)
+
+    @torch.inference_mode()
+    def _generate(
+        self, prompt: bytes, count: int, temperature: float, top_k: int, seed: int
+    ) -> Iterator[int]:
+        was_training = self.training
+        self.eval()
+        try:
+            device = self.output.weight.device
+            random = torch.Generator().manual_seed(seed)
+            x_L1, state = torch.tensor(list(prompt), device=device)[:, None], None
+            for _ in range(count):
+                logits_L1V, state = self(x_L1, state)
+                byte = draw(logits_L1V[-1, 0].float().cpu(), temperature, top_k, random)
+                yield byte
+                x_L1 = torch.tensor([[byte]], device=device)
+        finally:
+            self.train(was_training)
+
+
+def draw(logits: Tensor, temperature: float, top_k: int, random: torch.Generator) -> int:
+    """Draw an index of logits [V]; see `LanguageModel.generate` for temperature and top_k."""
+    if temperature == 0:
+        return int(logits.argmax())
+    if 0 < top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], float("-inf"))
+    p = torch.softmax(logits / temperature, dim=-1)
+    return int(torch.multinomial(p, 1, generator=random))
