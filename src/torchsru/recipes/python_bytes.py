@@ -1,0 +1,55 @@
+"""Byte language models of the running Python's own sources, for a laptop: the demo's pair."""
+
+from dataclasses import replace
+
+from torchsru.data import ByteData
+from torchsru.models import LanguageModelConfig
+from torchsru.recipes.base import LanguageModelRecipe
+from torchsru.train.config import Training
+
+
+def python_bytes() -> LanguageModelRecipe:
+    """Stacked SRU on the Python standard library, 100 s of training."""
+    return LanguageModelRecipe(
+        model=LanguageModelConfig(rnn="sru", width=512, layers=4),
+        data=ByteData(unroll=128, batch=32),
+        training=Training(lr=3e-3, seconds=100, evaluations=4, checkpoints=1),
+    )
+
+
+def python_bytes_lstm() -> LanguageModelRecipe:
+    """The same with nn.LSTM: as many parameters within 2 %, its own tuned learning rate."""
+    sru = python_bytes()
+    return replace(
+        sru,
+        model=LanguageModelConfig(
+            rnn="lstm",
+            width=480,
+            layers=2,
+            ngram_orders=sru.model.ngram_orders,
+            ngram_buckets=sru.model.ngram_buckets,
+        ),
+        training=replace(sru.training, lr=3e-3),
+    )
+
+
+def debug(recipe: LanguageModelRecipe) -> LanguageModelRecipe:
+    """The same code in seconds: a small model, few steps."""
+    return replace(
+        recipe,
+        model=replace(recipe.model, width=32, layers=2, ngram_buckets=256),
+        data=replace(recipe.data, unroll=16, batch=4, eval_bytes=2048, eval_batch=4),
+        training=replace(
+            recipe.training, lr=1e-2, steps=60, seconds=None, evaluations=2, checkpoints=2
+        ),
+    )
+
+
+def python_bytes_debug() -> LanguageModelRecipe:
+    """python-bytes in seconds."""
+    return debug(python_bytes())
+
+
+def python_bytes_lstm_debug() -> LanguageModelRecipe:
+    """python-bytes-lstm in seconds."""
+    return debug(python_bytes_lstm())

@@ -1,0 +1,174 @@
+"""Checkpoints: written whole or not at all, read without running code.
+
+    RUN/checkpoints/step-000001200/model.safetensors     the weights
+                                   training.safetensors  optimiser, recurrent state, random state
+                                   training.json         step, seconds, shape of the state
+Atomic   written to a temporary folder, flushed to disk, then renamed; older ones go last
+Safe     tensors and JSON; no pickle, nothing names code
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
+
+FORMAT = 1
+PREFIX = "step-"
+
+
+class RunError(RuntimeError):
+    """A run folder that is missing, foreign, damaged or in the way; the message names it."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint's content, tensors on the CPU."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    state: Any
+    random: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Any,
+    facts: dict[str, Any],
+) -> Path:
+    """Write `folder`/step-N, N = facts["step"], and remove the older ones. Returns its path.
+
+    Args:
+        state: recurrent state, a pytree of tensors and None.
+        facts: JSON-ready; position and counters of the loop.
+    """
+    final = folder / f"{PREFIX}{facts['step']:09d}"
+    if final.exists():  # saved a moment ago, at this very step
+        return final
+    leaves, shape = tree_flatten(state)
+    training = {
+        f"optimizer.{index}.{name}": value
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    training |= {f"state.{i}": leaf for i, leaf in enumerate(leaves) if leaf is not None}
+    training["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        training["random.cuda"] = torch.cuda.get_rng_state()
+    about = {
+        "format": FORMAT,
+        "state_shape": treespec_dumps(shape),
+        "state_empty": [i for i, leaf in enumerate(leaves) if leaf is None],
+        **facts,
+    }
+    write_folder(
+        final,
+        {
+            "model.safetensors": to_bytes(model.state_dict()),
+            "training.safetensors": to_bytes(training),
+            "training.json": json.dumps(about, indent=1).encode(),
+        },
+    )
+    for old in folder.iterdir():
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(folder: Path) -> Saved:
+    """Read the newest checkpoint below `folder`. Raises RunError if none is there or whole."""
+    found = sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
+    if not found:
+        raise RunError(f"no checkpoint in {folder}")
+    newest = found[-1]
+    try:
+        facts = json.loads((newest / "training.json").read_text())
+        model = load_file(newest / "model.safetensors")
+        tensors = load_file(newest / "training.safetensors")
+        if facts["format"] != FORMAT:
+            raise RunError(f"{newest} has format {facts['format']}, this version reads {FORMAT}")
+        shape = treespec_loads(facts["state_shape"])
+        empty = set(facts["state_empty"])
+        leaves = [None if i in empty else tensors[f"state.{i}"] for i in range(shape.num_leaves)]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RunError(f"checkpoint {newest} is damaged or incomplete: {error}") from error
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            optimizer.setdefault(int(index), {})[name] = value
+    random = {k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")}
+    return Saved(model, optimizer, tree_unflatten(leaves, shape), random, facts)
+
+
+def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights, optimiser and random states back. Raises RunError if the weights don't fit."""
+    load_weights(saved, model)
+    optimizer.load_state_dict(
+        {"state": saved.optimizer, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+    torch.set_rng_state(saved.random["cpu"])
+    if "cuda" in saved.random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved.random["cuda"])
+
+
+def load_weights(saved: Saved, model: nn.Module) -> None:
+    """Put the weights back. Raises RunError naming what does not fit."""
+    try:
+        model.load_state_dict(saved.model)
+    except RuntimeError as error:
+        raise RunError(f"the checkpoint's weights do not fit the recipe: {error}") from error
+
+
+def to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """The tensors in safetensors' format; shared memory is written out for each name."""
+    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+
+
+def write_folder(final: Path, files: dict[str, bytes]) -> None:
+    """Create a new folder with these files: after a crash it is there whole, or not at all."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, content in files.items():
+        with open(temporary / name, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    sync_folder(temporary)
+    temporary.rename(final)
+    sync_folder(final.parent)
+
+
+def write_file(final: Path, content: str) -> None:
+    """Replace a file's content: after a crash it holds the old one or the new one."""
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to disk, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,223 @@
+"""The training loop, of every task: one step after the other, until the budget is used.
+
+    batch -> loss of each part of its rows -> gradient -> clip -> step; now and then log,
+    evaluate, save
+
+Devices, precision and scale come from Lightning Fabric; all else is here or one call away.
+Exact    with a budget in steps, on one CPU process, a run that was stopped and resumed ends bit
+         for bit where an uninterrupted one ends
+Clock    `seconds` counts training steps alone, not evaluation, saving or start-up
+Check    tests/train/test_loop.py
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from torchsru.nn.state import detach
+from torchsru.train import environment
+from torchsru.train.checkpoint import (
+    RunError,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    write_file,
+)
+from torchsru.train.config import Training
+from torchsru.train.interrupt import Interrupt
+from torchsru.train.log import Log
+from torchsru.train.progress import Live
+from torchsru.train.schedule import budget_used, is_due, learning_rate
+from torchsru.train.task import Task
+
+CHECKPOINTS = "checkpoints"
+RESULT = "result.json"
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, has saved, and can be resumed."""
+
+
+class NotFinite(RuntimeError):
+    """The loss or its gradient is not a finite number; the state before that step is saved."""
+
+
+@dataclass
+class Position:
+    """How far the run is; saved with each checkpoint."""
+
+    step: int = 0
+    units: int = 0
+    seconds: float = 0.0
+    # Since the last row of the log:
+    row_steps: int = 0
+    row_seconds: float = 0.0
+    row_units: int = 0
+    row_loss: float = 0.0
+    row_norm: float = 0.0
+
+
+def make_fabric(training: Training) -> Fabric:
+    """The device and precision that `training` asks for; "auto" is settled here."""
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    has_gpu = torch.cuda.is_available()
+    if training.device == "cuda" and not has_gpu:
+        raise RunError("device 'cuda' was asked for, but torch sees no CUDA device")
+    kind = training.device if training.device != "auto" else ("cuda" if has_gpu else "cpu")
+    precision = training.precision
+    if precision == "auto":
+        fast = environment.computes_in_bfloat16(torch.device(kind))
+        precision = "bfloat16" if fast else "float32"
+    plugin = {"float32": "32-true", "bfloat16": "bf16-mixed"}[precision]
+    return Fabric(accelerator=kind, devices=1, precision=plugin)  # type: ignore[arg-type]
+
+
+def fit(
+    folder: Path,
+    task: Task,
+    make_model: Callable[[], nn.Module],
+    training: Training,
+    *,
+    title: str,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train until the budget is used; write log, checkpoints and result below `folder`.
+
+    Args:
+        folder: the run's own, already there.
+        task: batches, loss and evaluation.
+        make_model: called once, after seeding.
+        resume: go on from the newest checkpoint, if there is one.
+
+    Returns: the result, as written to RUN/result.json.
+    Raises: Interrupted after SIGINT or SIGTERM; NotFinite; RunError if the checkpoint does not fit.
+    """
+    fabric = make_fabric(training)
+    fabric.launch()
+    torch.manual_seed(training.seed)
+    raw_model = make_model()
+    raw_optimizer = torch.optim.AdamW(
+        raw_model.parameters(),
+        lr=training.lr,
+        betas=training.betas,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    model, optimizer = fabric.setup(raw_model, raw_optimizer)
+    parts = training.accumulate
+    states: list[Any] = [None] * parts
+    at = Position()
+    if resume and (folder / CHECKPOINTS).exists():
+        saved = load_checkpoint(folder / CHECKPOINTS)
+        if saved.facts["content"] != task.content:
+            raise RunError(f"{folder} was trained on other data than what is there now")
+        if len(saved.state) != parts:
+            raise RunError(f"accumulate was {len(saved.state)} in {folder}, got {parts}")
+        restore(saved, raw_model, raw_optimizer)
+        states, at = fabric.to_device(saved.state), Position(**saved.facts["position"])
+
+    def save() -> None:
+        facts = {"step": at.step, "content": task.content, "position": asdict(at)}
+        save_checkpoint(
+            folder / CHECKPOINTS,
+            model=raw_model,
+            optimizer=raw_optimizer,
+            state=states,
+            facts=facts,
+        )
+
+    found: dict[str, float] = {}
+    model.train()
+    with Log(folder, at.step) as log, Live(title, task.unit) as live, Interrupt() as interrupt:
+        while (used := budget_used(training, at.step, at.seconds)) < 1:
+            started = time.perf_counter()
+            lr = learning_rate(training, used)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            batch = task.batch(at.step)
+            loss, new_states = 0.0, []
+            for i, part in enumerate(task.split(fabric.to_device(batch), parts)):
+                state = None if batch.fresh else detach(states[i])
+                with fabric.no_backward_sync(model, enabled=i + 1 < parts):
+                    part_loss, state = task.loss(model, part, state)
+                    fabric.backward(part_loss / parts)
+                new_states.append(state)
+                loss += part_loss.item() / parts
+            norm = fabric.clip_gradients(model, optimizer, max_norm=training.clip or math.inf)
+            norm = float(norm)  # type: ignore[arg-type]
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                save()
+                raise NotFinite(
+                    f"step {at.step + 1}: loss {loss}, gradient norm {norm}, at learning rate "
+                    f"{lr:.3g}; the weights before this step are saved. Try a lower "
+                    f"--training.lr, a smaller --training.clip or --training.precision float32"
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+            states = new_states
+            took = time.perf_counter() - started
+
+            units = task.units(batch)
+            at.step, at.units, at.seconds = at.step + 1, at.units + units, at.seconds + took
+            at.row_steps, at.row_units = at.row_steps + 1, at.row_units + units
+            at.row_seconds, at.row_loss = at.row_seconds + took, at.row_loss + loss
+            at.row_norm += norm
+            now_used = budget_used(training, at.step, at.seconds)
+            left = at.seconds * (1 - now_used) / now_used
+            live.update(at.step, now_used, left, units / took, task.numbers(loss))
+            if at.step % training.log_every == 0 or now_used == 1:
+                log.write("train", at.step, at.seconds, row_of(at, task, lr))
+                at.row_steps = at.row_units = 0
+                at.row_seconds = at.row_loss = at.row_norm = 0.0
+            if is_due(training.evaluations, used, now_used) or now_used == 1:
+                found, eval_seconds = evaluate(task, model)
+                log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
+                live.evaluated(at.step, at.seconds, found)
+            if interrupt.asked or is_due(training.checkpoints, used, now_used) or now_used == 1:
+                save()
+            if interrupt.asked and now_used < 1:
+                raise Interrupted(f"stopped at step {at.step:,} and saved")
+
+    result = {
+        **(found or evaluate(task, model)[0]),
+        "parameters": sum(p.numel() for p in raw_model.parameters()),
+        "steps": at.step,
+        "seconds": at.seconds,
+        f"{task.unit}s": at.units,
+        f"{task.unit}s_per_second": at.units / at.seconds,
+        "precision": fabric._precision.precision,
+        "device": str(fabric.device),
+        "environment": environment.describe(),
+    }
+    write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def row_of(at: Position, task: Task, lr: float) -> dict[str, float]:
+    """Means since the last row of the log."""
+    return {
+        **task.numbers(at.row_loss / at.row_steps),
+        "lr": lr,
+        "grad_norm": at.row_norm / at.row_steps,
+        f"{task.unit}s_per_second": at.row_units / at.row_seconds,
+    }
+
+
+def evaluate(task: Task, model: nn.Module) -> tuple[dict[str, float], float]:
+    """The task's numbers on held-out data, and the seconds they took."""
+    started = time.perf_counter()
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        found = task.evaluate(model)
+    model.train(was_training)
+    return found, time.perf_counter() - started
