@@ -106,12 +106,10 @@ class SRUCell(nn.Module):
         weight_c = nn.Parameter(torch.empty(2, D, **state)) if state_weights else None
         self.register_parameter("weight_c", weight_c)
         self.bias = nn.Parameter(torch.empty(2, D, **state))
-        self.pre_norm = nn.LayerNorm(input_size, device=device, dtype=dtype) if (
-            layer_norm == "pre"
-        ) else None  # fmt: skip
-        self.post_norm = nn.LayerNorm(D, device=device, dtype=dtype) if (
-            layer_norm == "post"
-        ) else None  # fmt: skip
+        self.layer_norm = layer_norm
+        if layer_norm is not None:
+            normalised = input_size if layer_norm == "pre" else D
+            self.norm = nn.LayerNorm(normalised, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -146,9 +144,8 @@ class SRUCell(nn.Module):
                 self.weight_c.uniform_(-bound, bound)
             self.bias[0] = 0
             self.bias[1] = self.highway_bias
-            for norm in (self.pre_norm, self.post_norm):
-                if norm is not None:
-                    norm.reset_parameters()
+            if self.layer_norm is not None:
+                self.norm.reset_parameters()
 
     def forward(
         self,
@@ -167,37 +164,36 @@ class SRUCell(nn.Module):
 
         Returns: h [L, B, D] and the last state [directions, R, d].
         """
-        _check_x(x, self.input_size, self.transform, "L, B, input_size")
+        if x.dim() != 3 or x.shape[2] != self.input_size:
+            raise ValueError(_wrong_x(x, self.input_size, "L, B, input_size"))
         rows = x.shape[1] if cu_seqlens is None else cu_seqlens.shape[0] - 1
         c0 = None
         if state is not None:
             _check_state(state, (self.num_directions, rows, self.hidden_size))
             c0 = _join_directions(state, self.num_directions)
-        inner = x if self.pre_norm is None else self.pre_norm(x)
-        out_mask = None
-        if self.training and (self.input_dropout or self.state_dropout):
-            if self.input_dropout:
-                inner = _drop(inner, self.input_dropout, cu_seqlens, rows)
-            if self.state_dropout:
-                ones = torch.ones(rows, self.output_size, dtype=self.bias.dtype, device=x.device)
-                out_mask = F.dropout(ones, self.state_dropout)
-        u = self.transform(inner)
+
+        inner, out_mask = x, None
+        if self.layer_norm == "pre":
+            inner = self.norm(inner)
+        if self.training and self.input_dropout:
+            inner = _drop(inner, self.input_dropout, cu_seqlens, rows)
+        if self.training and self.state_dropout:
+            ones = self.bias.new_ones(rows, self.output_size)
+            out_mask = F.dropout(ones, self.state_dropout)
+        transform = self.transform
+        try:
+            u = transform(inner)
+        except RuntimeError as error:
+            if reason := _wrong_type(x, transform):
+                raise ValueError(reason) from error
+            raise
         v = self.weight_c
         if isinstance(u, tuple):
             u, v_LB2D = u
             v_LB2D = v_LB2D.unflatten(-1, (2, -1)) if v_LB2D.dim() == 3 else v_LB2D
             v = v_LB2D if v is None else v_LB2D + v
-        if u.dim() == 3:
-            L, B, kD = u.shape
-            k, D = self.num_matrices, self.output_size
-            if kD != k * D:
-                raise ValueError(
-                    f"transform must map [L, B, {self.input_size}] to [L, B, {k * D}] "
-                    f"(k D = {k} x {D}), got {list(u.shape)}"
-                )
-            u = u.view(L, B, k, D)
         h, c = sru_recurrence(
-            u,
+            self._split_matrices(u),
             x if self.highway and self.num_matrices == 3 else None,
             v,
             self.bias,
@@ -210,9 +206,22 @@ class SRUCell(nn.Module):
             contractive=self.contractive,
             alpha=self.alpha,
         )
-        if self.post_norm is not None:
-            h = self.post_norm(h)
+        if self.layer_norm == "post":
+            h = self.norm(h)
         return h, _split_directions(c, self.num_directions)
+
+    def _split_matrices(self, u):
+        """[L, B, k D] -> [L, B, k, D]."""
+        if u.dim() == 4:
+            return u
+        k, D = self.num_matrices, self.output_size
+        L, B, kD = u.shape
+        if kD != k * D:
+            raise ValueError(
+                f"transform must map [L, B, {self.input_size}] to [L, B, {k * D}] "
+                f"(k D = {k} x {D}), got {list(u.shape)}"
+            )
+        return u.view(L, B, k, D)
 
     def _apply(self, fn, recurse=True):
         """Move or cast the module; state weights and biases stay float32 at least."""
@@ -239,6 +248,7 @@ class SRUCell(nn.Module):
             "highway": (self.highway, True),
             "highway_bias": (self.highway_bias, 0.0),
             "rescale": (self.rescale, True),
+            "layer_norm": (self.layer_norm, None),
             "contractive": (self.contractive, False),
         }
         changed = [f"{name}={value}" for name, (value, usual) in options.items() if value != usual]
@@ -374,8 +384,9 @@ class SRU(nn.Module):
         """
         if isinstance(x, PackedSequence):
             return self._forward_packed(x, state, mask, cu_seqlens)
-        letters = "B, L, input_size" if self.batch_first else "L, B, input_size"
-        _check_x(x, self.input_size, self.layers[0].transform, letters, "L, input_size")
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
+            letters = "B, L, input_size" if self.batch_first else "L, B, input_size"
+            raise ValueError(_wrong_x(x, self.input_size, letters, "L, input_size"))
         unbatched = x.dim() == 2
         if unbatched:
             x = x.unsqueeze(1)
@@ -475,18 +486,19 @@ def _split_directions(c: Tensor, n: int) -> Tensor:
     return c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
 
 
-def _check_x(x: Tensor, input_size: int, transform: nn.Module, *letters: str) -> None:
-    """Check the input's rank against the allowed ones, its features, type and device."""
-    ranks = [words.count(",") + 1 for words in letters]
-    if x.dim() not in ranks or x.shape[-1] != input_size:
-        allowed = " or ".join(f"[{words}]" for words in letters)
-        raise ValueError(f"x must be {allowed} with input_size = {input_size}, got {list(x.shape)}")
-    if type(transform) is nn.Linear:
-        weight = transform.weight
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"x must be {weight.dtype} like the parameters, got {x.dtype}")
-        if x.device != weight.device:
-            raise ValueError(f"x must be on {weight.device} like the parameters, got {x.device}")
+def _wrong_x(x: Tensor, input_size: int, *letters: str) -> str:
+    allowed = " or ".join(f"[{words}]" for words in letters)
+    return f"x must be {allowed} with input_size = {input_size}, got {list(x.shape)}"
+
+
+def _wrong_type(x: Tensor, transform: nn.Module) -> str | None:
+    """What is wrong with x's type or device, if that is why the transform refused it."""
+    p = next(transform.parameters(), x)
+    if x.dtype != p.dtype and not torch.is_autocast_enabled(x.device.type):
+        return f"x must be {p.dtype} like the parameters, got {x.dtype}"
+    if x.device != p.device:
+        return f"x must be on {p.device} like the parameters, got {x.device}"
+    return None
 
 
 def _check_state(state: Tensor, shape: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ T steps in all, N documents, M the longest one's length.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def check_bounds(cu_seqlens: Tensor, total: int) -> list[int]:
     bounds: list[int] = cu_seqlens.tolist()
     if bounds[0] != 0:
         raise RuntimeError(f"cu_seqlens[0] must be 0, got {bounds[0]}")
-    for i, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for i, (start, end) in enumerate(pairwise(bounds)):
         if end < start:
             raise RuntimeError(f"cu_seqlens must not fall, got {start} then {end} at index {i + 1}")
     if bounds[-1] != total:
@@ -42,7 +43,7 @@ class Documents:
     @classmethod
     def from_bounds(cls, cu_seqlens: Tensor, total: int) -> "Documents":
         bounds = check_bounds(cu_seqlens, total)
-        lengths = [end - start for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        lengths = [end - start for start, end in pairwise(bounds)]
         time = torch.arange(max(lengths, default=0), device=cu_seqlens.device)[:, None]
         start = cu_seqlens[:-1].long()
         mask = time >= cu_seqlens.diff()

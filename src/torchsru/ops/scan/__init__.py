@@ -83,8 +83,8 @@ SCHEMAS = {
         "int num_directions) -> (Tensor c, Tensor c_last)"
         for name in ("linear_forward", "linear_forward_train")
     },
-    "linear_backward": "linear_backward(Tensor gc, Tensor? gc_last, Tensor a, Tensor b, Tensor? c0, "
-    "Tensor? mask, Tensor? cu_seqlens, Tensor c, int num_directions) -> "
+    "linear_backward": "linear_backward(Tensor gc, Tensor? gc_last, Tensor a, Tensor b, "
+    "Tensor? c0, Tensor? mask, Tensor? cu_seqlens, Tensor c, int num_directions) -> "
     "(Tensor ga, Tensor gb, Tensor gc0)",
 }
 

@@ -10,8 +10,8 @@ Check      tests/ops/test_scan.py
 import torch
 from torch import Tensor
 
-from torchsru.ops._sequences import Documents, flip
 from torchsru.ops._dtypes import state_dtype
+from torchsru.ops._sequences import Documents, flip
 
 
 def linear_forward(a, b, c0, mask, cu_seqlens, num_directions) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,8 @@
 Letters: L time steps, B batch rows, D channels (directions times hidden size), N documents.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def linear_reference(
     if cu_seqlens is not None:  # documents laid end to end: each on its own, one after the other
         bounds = cu_seqlens.tolist()
         cs, lasts = [a.new_empty(0, 1, D)], [a.new_empty(0, D)]
-        for n, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for n, (start, end) in enumerate(pairwise(bounds)):
             c0_n = None if c0 is None else c0[n : n + 1]
             c, last = linear_reference(
                 a[start:end], b[start:end], c0_n, num_directions=num_directions

@@ -200,7 +200,7 @@ def _fake_backward(gh, gc_last, u, x, v, b, c0, mask, cu_seqlens, out_mask, c, *
 
 
 def _setup_train(ctx, inputs, output):
-    h, c_last, c = output
+    c = output[2]
     ctx.mark_non_differentiable(c)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:_NUM_TENSORS], c)

@@ -4,15 +4,15 @@ Computes   eqs. (1)-(4) of arXiv 1709.02755, the steps of all rows and channels 
 Layout     u [L, B, k, D]; x, h, c [L, B, D]; v [2, D] or [L, B, 2, D]; b [2, D]; states [B, D]
 Precision  reads and writes the type of u; computes and carries c in the state's type
 Memory     keeps c of every step for the backward pass, computes the gates again
-Speed      about ten launches a step forward, three backward: a path that always works, not a fast one
+Speed      ten-odd launches a step forward, three backward: it works everywhere, slowly
 Check      tests/ops/test_sru.py
 """
 
 import torch
 from torch import Tensor
 
-from torchsru.ops._sequences import Documents, flip
 from torchsru.ops._dtypes import state_dtype
+from torchsru.ops._sequences import Documents, flip
 from torchsru.ops.sru.reference import CONTRACTIVE_BOUND
 
 
@@ -113,7 +113,7 @@ def sru_backward(
     out_dtype, k = u.dtype, u.shape[2]
     u, x, v, b, c0, m, pad = _prepare(u, x, v, b, c0, mask, out_mask, num_directions)
     c, gh = flip(c, num_directions), flip(gh.to(c.dtype), num_directions)
-    L, B, _, D = u.shape
+    L = u.shape[0]
     c_prev = torch.cat([c0[None], c])[:-1]
     z = u[:, :, 0]
 

@@ -1,7 +1,9 @@
-"""The SRU recurrence, written as its equations. Slow, differentiable, true to float64: the definition.
+"""The SRU recurrence, written as its equations: the definition, true to float64.
 
 Letters: L time steps, B batch rows, D channels (directions times hidden size), N documents.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ def sru_reference(
     if cu_seqlens is not None:  # documents laid end to end: each on its own, one after the other
         bounds = cu_seqlens.tolist()
         hs, cs = [u.new_empty(0, 1, D)], [u.new_empty(0, D)]
-        for n, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for n, (start, end) in enumerate(pairwise(bounds)):
             h, c = sru_reference(
                 u[start:end],
                 None if x is None else x[start:end],
