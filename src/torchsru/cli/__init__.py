@@ -1,0 +1,72 @@
+"""The command `torchsru`.
+
+Exit codes: 0 done, 2 bad input or a run that can't go on (one line on stderr), 130 stopped by
+Ctrl-C. `doctor` and `bench --help` need only torch; training needs torchsru[train].
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import torchsru
+
+COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) -> exit code
+    "doctor": "what runs on this machine, and why the rest does not",
+    "recipes": "list the recipes, or show one",
+    "train": "train a recipe",
+    "eval": "held-out numbers of a trained run",
+    "generate": "text from a trained run, as it is drawn",
+    "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
+    "bench": "check, then time the layer on this machine",
+}
+TRAIN_EXTRA = {
+    *("jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy"),
+    *("rich", "safetensors", "tensorboard"),
+}
+
+
+class Refused(Exception):
+    """Bad input: the message is printed on one line and the exit code is 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (default: the process's own); returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(torchsru.__version__)
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        return refuse(f"command {name!r} is unknown; commands are {', '.join(COMMANDS)}")
+    try:
+        if name == "bench":
+            return importlib.import_module("torchsru.bench").main(rest) or 0
+        return importlib.import_module(f"torchsru.cli.{name}").main(rest)
+    except Refused as error:
+        return refuse(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
+            raise
+        return refuse(f"{name} needs {error.name}: pip install 'torchsru[train]'")
+    except KeyboardInterrupt:
+        print("torchsru: stopped", file=sys.stderr)
+        return 130
+
+
+def refuse(why: str) -> int:
+    """Say why on one line of stderr; returns the exit code."""
+    print("torchsru: " + " ".join(why.split()), file=sys.stderr)
+    return 2
+
+
+def usage() -> str:
+    """What `torchsru --help` prints."""
+    rows = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return (
+        f"torchsru {torchsru.__version__}: the Simple Recurrent Unit for PyTorch\n\n"
+        f"usage: torchsru COMMAND [ARGUMENTS]\n\n{rows}\n\n"
+        "torchsru COMMAND --help shows a command's arguments."
+    )

@@ -1,0 +1,83 @@
+"""A recipe's fields as command-line options: `--model.width 512`, typed by the dataclasses."""
+
+import ast
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from torchsru.cli import Refused
+from torchsru.recipes import LanguageModelRecipe, from_json
+
+PATHS = "--data.paths"  # also written --data PATH ...
+
+
+def add_recipe_options(parser: ArgumentParser, recipe: LanguageModelRecipe) -> None:
+    """Add an option for each field, with the recipe's value as its default."""
+    for part in fields(recipe):
+        part_value = getattr(recipe, part.name)
+        hints = typing.get_type_hints(type(part_value))
+        described = dict(field_docs(type(part_value)))
+        for field in fields(part_value):
+            option, default = f"--{part.name}.{field.name}", getattr(part_value, field.name)
+            about = described[field.name].replace("%", "%%")
+            if option == PATHS:
+                several = {"type": str, "nargs": "+", "metavar": "PATH"}
+                about += " Short: --data PATH ..."
+                parser.add_argument(option, default=list(default), help=about, **several)
+            else:
+                parser.add_argument(option, type=hints[field.name], default=default, help=about)
+
+
+def recipe_from(parsed: Namespace) -> LanguageModelRecipe:
+    """The recipe that the options state. Raises Refused naming field, rule, value."""
+    parts = {field.name: parsed[field.name].as_dict() for field in fields(LanguageModelRecipe)}
+    try:
+        return from_json(LanguageModelRecipe, parts)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """Parse; unknown options and wrong types raise Refused instead of printing the usage."""
+    try:
+        return parser.parse_args([spelt_out(argument) for argument in argv])
+    except ArgumentError as error:
+        raise Refused(str(error)) from error
+
+
+def spelt_out(argument: str) -> str:
+    """`--data` as the field's full name; a plain "data" would clash with the other data fields."""
+    name, equals, value = argument.partition("=")
+    return PATHS + equals + value if name == "--data" else argument
+
+
+def make_parser(command: str, description: str) -> ArgumentParser:
+    """A parser for one command that raises instead of leaving the process."""
+    return ArgumentParser(prog=f"torchsru {command}", description=description, exit_on_error=False)
+
+
+def field_docs(kind: type) -> Iterator[tuple[str, str]]:
+    """Each field of a dataclass with the string that stands below it in the source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                yield name, " ".join(text.split())
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of each field of nested tables."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
