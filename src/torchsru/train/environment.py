@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+import torchsru
+
 PACKAGES = ("torch", "lightning", "safetensors")
 
 
@@ -21,7 +23,7 @@ def describe() -> dict[str, Any]:
             "system": platform.platform(),
         },
         "versions": {
-            "torchsru": version("torchsru"),
+            "torchsru": torchsru.__version__,
             "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},
         },
@@ -30,7 +32,7 @@ def describe() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """Version of an installed package, None if it is absent or runs from its sources."""
+    """Version of an installed package, None if it is absent."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -29,7 +29,7 @@ class LanguageModelling:
         self.streams = ByteStreams(corpus.train, data.batch, data.unroll, seed)
         text = corpus.heldout
         rows = min(data.eval_batch, max(1, len(text) // (EVAL_UNROLL + 1)))
-        self.heldout = ByteStreams(text, rows, min(EVAL_UNROLL, len(text) // rows - 1))
+        self.heldout = ByteStreams(text, rows, max(1, min(EVAL_UNROLL, len(text) // rows - 1)))
         wanted = data.eval_bytes or len(text)
         per_segment = self.heldout.batch * self.heldout.unroll
         self.eval_segments = max(1, min(self.heldout.steps_per_pass, wanted // per_segment))

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning_utilities.core import rank_zero
 from torch import nn
 
 from torchsru.nn.state import detach
@@ -68,7 +69,7 @@ class Position:
 
 def make_fabric(training: Training) -> Fabric:
     """The device and precision that `training` asks for; "auto" is settled here."""
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    rank_zero.log.setLevel(logging.WARNING)  # it announces each precision on stderr
     has_gpu = torch.cuda.is_available()
     if training.device == "cuda" and not has_gpu:
         raise RunError("device 'cuda' was asked for, but torch sees no CUDA device")
