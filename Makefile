@@ -73,7 +73,7 @@ gpu:  ## Needs a GPU: tests marked gpu, then the benchmark on it, with the machi
 	if command -v cmake >/dev/null; then cmake -S . -B build/gpu -DCMAKE_BUILD_TYPE=Release && \
 		cmake --build build/gpu -j && cmake --install build/gpu --prefix src; fi
 	$(GPU_PYTHON) -m pytest -m gpu $(ARGS)
-	$(GPU_PYTHON) -m torchsru bench --device cuda
+	$(GPU_PYTHON) -m torchsru.cli bench --device cuda
 
 .PHONY: clean
 clean:  ## Remove everything that was built; runs/ and results/ stay
