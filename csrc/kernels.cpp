@@ -212,16 +212,20 @@ INLINE Range share(int64_t n, int64_t part, int64_t parts) {
 
 struct Share { Range blocks, columns; };
 
-// Rows if each part gets about as many blocks of them, else columns, in cache lines.
+// Rows if each part gets about as many blocks of them, else columns, in lines of 16 counted from
+// each direction's start: whatever the parts, the same columns make a vector, and the same a rest.
 INLINE Share share_of(const Shape& s, int64_t part, int64_t parts) {
-  const int64_t blocks = row_blocks(s), lines = (s.D + 15) / 16;
+  const int64_t d = s.D / s.directions, lines_each = (d + 15) / 16;
+  const int64_t blocks = row_blocks(s), lines = lines_each * s.directions;
   if (!s.documents && (blocks % parts == 0 || blocks >= 4 * parts || lines < parts)) {
     return {share(blocks, part, parts), {0, s.D}};
   }
-  Range columns = share(lines, part, parts);
-  columns.begin *= 16;
-  columns.end = columns.end * 16 < s.D ? columns.end * 16 : s.D;
-  return {{0, blocks}, columns};
+  const auto column = [&](int64_t line) {
+    if (line == lines) return s.D;
+    return line / lines_each * d + line % lines_each * 16;
+  };
+  const Range mine = share(lines, part, parts);
+  return {{0, blocks}, {column(mine.begin), column(mine.end)}};
 }
 
 INLINE Range rows_of(const Shape& s, Range blocks) {
