@@ -22,7 +22,7 @@ def linear_reference(
     L, B, D = a.shape
     if cu_seqlens is not None:  # documents laid end to end: each on its own, one after the other
         bounds = cu_seqlens.tolist()
-        cs, lasts = [a.new_empty(0, 1, D)], [a.new_empty(0, D)]
+        cs, lasts = [b[:0]], [a.new_empty(0, D)]
         for n, (start, end) in enumerate(pairwise(bounds)):
             c0_n = None if c0 is None else c0[n : n + 1]
             c, last = linear_reference(
@@ -40,9 +40,10 @@ def linear_reference(
     for q in range(num_directions):
         j = slice(q * d, (q + 1) * d)
         last, c = c0[:, j], [a.new_empty(0)] * L
+        a_t, b_t = a[..., j].unbind(), b[..., j].unbind()  # at once: autograd pays for every slice
         for t in range(L) if q == 0 else reversed(range(L)):
-            last = a[t, :, j] * last + b[t, :, j]
+            last = a_t[t] * last + b_t[t]
             c[t] = last
-        halves.append(torch.stack(c) if L else a.new_empty(0, B, d))
+        halves.append(torch.stack(c) if L else b[..., j])
         lasts.append(last)
     return torch.cat(halves, dim=-1), torch.cat(lasts, dim=-1)

@@ -35,7 +35,7 @@ def sru_reference(
     L, B, k, D = u.shape
     if cu_seqlens is not None:  # documents laid end to end: each on its own, one after the other
         bounds = cu_seqlens.tolist()
-        hs, cs = [u.new_empty(0, 1, D)], [u.new_empty(0, D)]
+        hs, cs = [u[:0, :, 0]], [u.new_empty(0, D)]
         for n, (start, end) in enumerate(pairwise(bounds)):
             h, c = sru_reference(
                 u[start:end],
@@ -71,9 +71,11 @@ def sru_reference(
     for q in range(num_directions):
         j = slice(q * d, (q + 1) * d)
         c, h = c0[:, j], [u.new_empty(0)] * L
+        u_t, v_t = u[..., j].unbind(), v[..., j].unbind()  # at once: autograd pays for every slice
+        x_t = None if x is None else x[..., j].unbind()
         for t in range(L) if q == 0 else reversed(range(L)):
-            z, f_in, r_in = u[t, :, 0, j], u[t, :, 1, j], u[t, :, 2, j]
-            v_f, v_r = v[t, :, 0, j], v[t, :, 1, j]
+            z, f_in, r_in, *_ = u_t[t].unbind(dim=1)
+            v_f, v_r = v_t[t].unbind(dim=1)
             if contractive:
                 v_f = v_f.clamp(-CONTRACTIVE_BOUND, CONTRACTIVE_BOUND)
                 f = torch.sigmoid(f_in + v_f * torch.tanh(c - z) + b[0, j])
@@ -83,12 +85,12 @@ def sru_reference(
             c_new = f * c + (1 - f) * z  # (2)
             r = m[:, j] * r
             h_t = r * g(c_new)  # (4)
-            if x is not None:
-                h_t = h_t + (1 - r) * (alpha * x[t, :, j])
+            if x_t is not None:
+                h_t = h_t + (1 - r) * (alpha * x_t[t])
             if mask is not None:
                 h_t = h_t.masked_fill(mask[t, :, None], 0)
                 c_new = torch.where(mask[t, :, None], c, c_new)
             c, h[t] = c_new, h_t
-        h_halves.append(torch.stack(h) if L else u.new_empty(0, B, d))
+        h_halves.append(torch.stack(h) if L else u[:, :, 0, j])
         c_halves.append(c)
     return torch.cat(h_halves, dim=-1), torch.cat(c_halves, dim=-1)
