@@ -1,0 +1,244 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import torchsru
+from torchsru import ops
+from torchsru.cli import COMMANDS, main
+from torchsru.cli.generate import decode
+from torchsru.train.log import read_log
+
+NAME = "python-bytes_debug"
+SHORT = ["--training.steps", "4"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", NAME, "--out", str(folder), *SHORT]) == 0
+    return folder
+
+
+def refused(capsys, *argv):
+    """The one line that a refused command prints."""
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("torchsru: ")
+    return err
+
+
+def spawn(*argv, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "torchsru.cli", *argv],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def test_help_names_every_command(capsys):
+    assert main([]) == main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == torchsru.__version__
+
+
+def test_doctor_tells_what_runs_and_why_the_rest_does_not(capsys, monkeypatch):
+    found = {"isa_used": None, "isa_available": [], "library": None, "error": "no compiler"}
+    monkeypatch.setattr(ops, "cpu_info", lambda: found)
+    monkeypatch.setattr(ops, "backends", lambda: {"cpu": "was not built", "reference": None})
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    report = {line[:18].strip(): line[19:] for line in lines}
+    assert report["torchsru"] == torchsru.__version__
+    assert report["compiled kernels"] == "absent: no compiler"
+    assert report["backend cpu"] == "no: was not built"
+    assert report["backend reference"] == "runs here"
+    assert report["training"] == "runs here"
+
+
+def test_doctor_on_this_machine(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"backend {name}" in out for name in ops.backends())
+
+
+def test_recipes_lists_and_shows(capsys):
+    assert main(["recipes"]) == 0
+    assert NAME in capsys.readouterr().out
+    assert main(["recipes", NAME]) == 0
+    out = capsys.readouterr().out
+    assert "--model.width" in out and " 32 " in out
+    assert "enwik9" in refused(capsys, "recipes", "enwik9")
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--model.wdith", "3"], "--model.wdith"),
+        (["--model.width", "wide"], "model.width"),
+        (["--model.width", "-3"], "model.width must be at least 1, got -3"),
+        (["--model.dropout", "1"], "model.dropout must lie in [0, 1), got 1"),
+        (["--model.rnn", "rnn"], "model.rnn"),
+        (["--training.lr", "-1"], "training.lr must be positive and finite, got -1"),
+        (["--training.accumulate", "3"], "training.accumulate must divide data.batch = 4"),
+        (["--training.steps", "null"], "training.steps or seconds must be set"),
+        (["--data", "/nowhere/at/all"], "'/nowhere/at/all' does not exist"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(capsys, tmp_path, argv, named):
+    folder = tmp_path / "run"
+    assert named in refused(capsys, "train", NAME, "--out", str(folder), *argv)
+    assert not folder.exists()
+
+
+def test_unknown_names_are_refused(capsys):
+    assert "'trian' is unknown" in refused(capsys, "trian")
+    assert "train needs a recipe" in refused(capsys, "train")
+    assert "'enwik9' is unknown" in refused(capsys, "train", "enwik9")
+    assert "is not a run" in refused(capsys, "eval", "/nowhere")
+    assert "is not a run" in refused(capsys, "generate", "/nowhere")
+
+
+def test_a_missing_package_names_the_extra(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torchsru.cli.recipes", raising=False)
+    monkeypatch.delitem(sys.modules, "torchsru.cli.arguments", raising=False)
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert "pip install 'torchsru[train]'" in refused(capsys, "recipes")
+
+
+def test_train_leaves_what_it_says(run_folder):
+    about = json.loads((run_folder / "recipe.json").read_text())
+    assert about["name"] == NAME and about["recipe"]["training"]["steps"] == 4
+    assert json.loads((run_folder / "result.json").read_text())["steps"] == 4
+
+
+def test_a_run_is_not_overwritten(run_folder, tmp_path, capsys):
+    before = (run_folder / "log.jsonl").read_text()
+    assert "add --resume" in refused(capsys, "train", NAME, "--out", str(run_folder), *SHORT)
+    assert (run_folder / "log.jsonl").read_text() == before
+    (tmp_path / "thesis.tex").write_text("")
+    assert "not an empty folder" in refused(capsys, "train", NAME, "--out", str(tmp_path))
+    assert "is not a run" in refused(capsys, "train", NAME, "--out", str(tmp_path), "--resume")
+
+
+def test_resume_goes_on_with_the_runs_own_numbers(tmp_path, capsys):
+    where = ["--out", str(tmp_path / "run")]
+    assert main(["train", NAME, *where, *SHORT, "--model.width", "24"]) == 0
+    assert main(["train", NAME, *where, "--resume", "--training.steps", "6"]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 6
+    capsys.readouterr()
+    argv = ["train", NAME, *where, "--resume", "--model.width", "32"]
+    assert "model.width was 24" in refused(capsys, *argv)
+    argv = ["train", "python-bytes-lstm_debug", *where, "--resume"]
+    assert f"holds a run of {NAME}" in refused(capsys, *argv)
+
+
+def test_training_on_own_files_and_evaluating_on_others(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("to be or not to be\n" * 200)
+    (tmp_path / "b.txt").write_text("that is the question\n" * 50)
+    run = str(tmp_path / "run")
+    data = ["--data", str(tmp_path / "a.txt")]
+    assert main(["train", NAME, "--out", run, "--training.steps", "80", *data]) == 0
+    capsys.readouterr()
+    numbers = []
+    for argv in ([], ["--data", str(tmp_path / "b.txt")]):
+        assert main(["eval", run, *argv]) == 0
+        numbers.append(json.loads(capsys.readouterr().out)["bits_per_byte"])
+    assert numbers[0] < 2 < numbers[1]
+    assert "does not exist" in refused(capsys, "eval", run, "--data", str(tmp_path / "c"))
+
+
+def test_generate_prints_prompt_and_bytes(run_folder, capsys):
+    argv = ["generate", str(run_folder), "--prompt", "é def", "--bytes", "20"]
+    assert main([*argv, "--seed", "3"]) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("é def") and len(first.encode()) >= len("é def".encode()) + 10
+    assert main([*argv, "--seed", "3"]) == 0
+    assert capsys.readouterr().out == first
+    assert "top_k must not be negative" in refused(capsys, *argv, "--top-k", "-1")
+
+
+def test_generate_prints_as_it_goes(run_folder, monkeypatch):
+    class Terminal(io.StringIO):
+        flushed = 0
+
+        def flush(self):
+            self.flushed += 1
+
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    assert main(["generate", str(run_folder), "--bytes", "40", "--temperature", "0"]) == 0
+    assert terminal.flushed >= 30
+
+
+def test_characters_are_whole_as_soon_as_they_can_be():
+    assert list(decode("aé€".encode())) == ["a", "é", "€"]
+    assert "".join(decode(b"a\xffb\xc3")) == "a\ufffdb\ufffd"
+
+
+def test_generate_stops_quietly_when_the_reader_does(run_folder):
+    process = spawn("generate", str(run_folder), "--bytes", "100000000")
+    assert process.stdout.read(10)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, number):
+    folder = tmp_path / "run"
+    endless = ["--training.steps", "100000000"]
+    process = spawn("train", NAME, "--out", str(folder), *endless)
+    while not read_log(folder):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"go on with: torchsru train {NAME} --out {folder} --resume" in err
+    assert "Traceback" not in err
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    stopped_at = int(checkpoint.name.removeprefix("step-"))
+    steps = str(stopped_at + 5)
+    argv = ["train", NAME, "--out", str(folder), "--resume", "--training.steps", steps]
+    assert main(argv) == 0
+    assert json.loads((folder / "result.json").read_text())["steps"] == stopped_at + 5
+
+
+def test_bench_gets_its_arguments(monkeypatch):
+    import types
+
+    seen = []
+    bench = types.ModuleType("torchsru.bench")
+    bench.main = lambda argv: seen.append(argv) or 0
+    monkeypatch.setitem(sys.modules, "torchsru.bench", bench)
+    assert main(["bench", "--case", "lm"]) == 0
+    assert seen == [["--case", "lm"]]
+
+
+def test_demo_trains_both_and_shows_them(tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "--debug", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    rows = json.loads((out / "results.json").read_text())
+    assert [row["model"] for row in rows] == ["SRU", "nn.LSTM"]
+    for row in rows:
+        assert {"bits_per_byte", "parameters", "bytes_per_second", "environment"} <= row.keys()
+        assert f"{row['bits_per_byte']:.3f}" in text and f"{row['parameters']:,}" in text
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "def read_lines(path" in text and f"torchsru generate {out / 'python-bytes'}" in text
+    assert "name another --out" in refused(capsys, "demo", "--debug", "--out", str(out))
+    assert "seconds must be positive" in refused(
+        capsys, "demo", "--seconds", "-1", "--out", str(tmp_path / "other")
+    )

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from torchsru.data import ByteData, DataError, load_corpus
+from torchsru.data import corpus as module
+
+
+def as_bytes(tensor):
+    return bytes(tensor.tolist())
+
+
+def test_python_sources_without_tests_and_a_part_held_out_by_file():
+    corpus = load_corpus()
+    whole = (module.Path(module.sysconfig.get_path("stdlib")) / "textwrap.py").read_bytes()
+    assert corpus.train.dtype == torch.uint8
+    assert corpus.files > 300 and corpus.heldout_files > 10
+    assert len(corpus.train) > 5e6
+    assert 0.02 < len(corpus.heldout) / len(corpus.train) < 0.15
+    text = corpus.train.numpy().tobytes(), corpus.heldout.numpy().tobytes()
+    assert [whole in part for part in text].count(True) == 1  # in one part, never in both
+    assert not any(b"class TestUnicodeDecode" in part for part in text)
+    assert f"{len(corpus.heldout):,} held out" in str(corpus)
+
+
+def test_many_files_are_read_in_order_and_split_by_file(tmp_path):
+    for i in range(100):
+        folder = tmp_path / f"f{i // 10}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{i:03d}").write_text(f"<{i:03d}>")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("hidden")
+    corpus = load_corpus((str(tmp_path),), heldout=0.1)
+    held = [i for i in range(100) if i % 10 == 5]
+    assert as_bytes(corpus.heldout) == b"".join(b"<%03d>\0" % i for i in held)
+    assert as_bytes(corpus.train) == b"".join(b"<%03d>\0" % i for i in range(100) if i not in held)
+    assert (corpus.files, corpus.heldout_files) == (100, 10)
+
+
+def test_one_file_gives_its_last_part(tmp_path):
+    (tmp_path / "text").write_bytes(bytes(range(200)))
+    corpus = load_corpus((str(tmp_path / "text"),), heldout=0.25)
+    assert as_bytes(corpus.train) == bytes(range(150))
+    assert as_bytes(corpus.heldout) == bytes(range(150, 200))
+    assert corpus.heldout_files == 0
+
+
+def test_files_named_one_by_one_are_kept_in_that_order(tmp_path):
+    for name in "ba":
+        (tmp_path / name).write_text(name * 4)
+    corpus = load_corpus((str(tmp_path / "b"), str(tmp_path / "a")), heldout=0.2)
+    assert as_bytes(torch.cat([corpus.train, corpus.heldout])) == b"bbbb\0aaaa"
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty file", "empty folder", "dangling", "one byte"])
+def test_bad_paths_are_named(tmp_path, kind):
+    path = tmp_path / "data"
+    if kind == "empty file":
+        path.write_bytes(b"")
+    elif kind == "empty folder":
+        path.mkdir()
+    elif kind == "dangling":
+        path.mkdir()
+        (path / "link").symlink_to(tmp_path / "nowhere")
+    elif kind == "one byte":
+        path.write_bytes(b"x")
+    with pytest.raises(DataError, match=str(path)):
+        load_corpus((str(path),))
+
+
+def test_unreadable_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("abc")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(module.Path, "read_bytes", refuse)
+    with pytest.raises(DataError, match=r"secret': Permission denied"):
+        load_corpus((str(tmp_path),))
+
+
+def test_unreadable_folder_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(module.os, "scandir", refuse)
+    with pytest.raises(DataError, match=rf"{tmp_path}': Permission denied"):
+        load_corpus((str(tmp_path),))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("heldout", 0.0), ("heldout", 0.6), ("unroll", 0), ("batch", 0), ("eval_bytes", -1)],
+)
+def test_impossible_values_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=rf"{field} must .*got {value}"):
+        ByteData(**{field: value})

@@ -1,0 +1,100 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from torchsru.models import LanguageModel
+from torchsru.recipes import LanguageModelRecipe, find_recipes, from_json, get_recipe, to_json
+from torchsru.recipes.run import evaluate_run, load_model, open_run, train
+from torchsru.train import RunError
+from torchsru.train.log import read_log
+
+NAMES = [name for name in find_recipes() if not name.endswith("_debug")]
+
+
+def test_every_recipe_has_a_debug_twin():
+    assert len(NAMES) >= 2  # an empty list would pass in silence
+    assert [name for name in NAMES if name + "_debug" not in find_recipes()] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_debug_twins_loss_falls_and_the_run_can_be_opened(tmp_path, name):
+    folder = tmp_path / "run"
+    result = train(name + "_debug", get_recipe(name + "_debug"), folder)
+    rows = [row for row in read_log(folder) if row["kind"] == "train"]
+    assert rows[0]["bits_per_byte"] > 6
+    assert rows[-1]["bits_per_byte"] < rows[0]["bits_per_byte"] - 1.5
+
+    run = open_run(folder)
+    assert run.recipe == get_recipe(name + "_debug") and run.name == name + "_debug"
+    assert run.result == result
+    again = evaluate_run(run, every_byte=False)
+    assert again["bits_per_byte"] == result["bits_per_byte"]
+    assert len(bytes(load_model(run).generate(b"def ", 5))) == 5
+
+    about = json.loads((folder / "recipe.json").read_text())
+    assert about["recipe"]["training"]["seed"] == 0
+    assert about["environment"].keys() == {"machine", "versions", "commit"}
+
+
+def test_the_lstm_has_as_many_parameters_as_the_sru():
+    sru, lstm = (
+        sum(p.numel() for p in LanguageModel(get_recipe(name).model).parameters())
+        for name in ("python-bytes", "python-bytes-lstm")
+    )
+    assert abs(lstm / sru - 1) <= 0.02
+
+
+def test_the_pair_differs_in_the_layers_and_the_learning_rate_alone():
+    sru, lstm = get_recipe("python-bytes"), get_recipe("python-bytes-lstm")
+    assert lstm.model.rnn == "lstm"
+    assert lstm.model.ngram_orders == sru.model.ngram_orders
+    assert lstm.data == sru.data
+    assert replace(lstm.training, lr=sru.training.lr) == sru.training
+
+
+@pytest.mark.parametrize("name", find_recipes())
+def test_json_brings_a_recipe_back(name):
+    recipe = get_recipe(name)
+    assert from_json(LanguageModelRecipe, json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "message"),
+    [
+        ("model", "wdith", 3, r"model\.wdith is unknown; fields are .*width"),
+        ("model", "width", "3", r"model\.width must be int, got '3'"),
+        ("model", "width", -3, r"model\.width must be at least 1, got -3"),
+        ("model", "width", True, r"model\.width must be int, got True"),
+        ("model", "rnn", "os.system", r"model\.rnn must be .*got 'os.system'"),
+        ("data", "paths", [1], r"data\.paths must be .*got \[1\]"),
+        ("training", "lr", float("nan"), r"training\.lr must be positive and finite, got nan"),
+        ("training", "betas", [0.9], r"training\.betas must be .*got \[0.9\]"),
+        ("training", "accumulate", 5, r"training\.accumulate must divide data\.batch"),
+    ],
+)
+def test_bad_values_are_refused_by_full_name(part, field, value, message):
+    values = to_json(get_recipe("python-bytes_debug"))
+    values[part][field] = value
+    with pytest.raises(ValueError, match=message):
+        from_json(LanguageModelRecipe, values)
+
+
+def test_missing_parts_and_other_shapes_are_refused():
+    with pytest.raises(ValueError, match="model must be a table of fields, got 3"):
+        from_json(LanguageModelRecipe, {"model": 3})
+    with pytest.raises(ValueError, match=r"missing .*data"):
+        from_json(LanguageModelRecipe, {"model": {}})
+
+
+def test_unknown_recipe_names_the_known():
+    with pytest.raises(ValueError, match=r"'enwik9' is unknown; known are .*python-bytes"):
+        get_recipe("enwik9")
+
+
+def test_folders_that_are_no_runs_are_refused(tmp_path):
+    with pytest.raises(RunError, match="is not a run"):
+        open_run(tmp_path)
+    (tmp_path / "recipe.json").write_text('{"name": "x", "recipe": {"model": {"width": -1}}}')
+    with pytest.raises(RunError, match=r"recipe\.json cannot be read: model\.width must"):
+        open_run(tmp_path)

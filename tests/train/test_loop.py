@@ -1,0 +1,193 @@
+import json
+import math
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from torchsru.data import ByteData, Corpus
+from torchsru.models import LanguageModel, LanguageModelConfig
+from torchsru.train import RunError, Training
+from torchsru.train import loop as module
+from torchsru.train.checkpoint import load_checkpoint
+from torchsru.train.language_model import LanguageModelling
+from torchsru.train.log import read_log
+from torchsru.train.loop import Interrupted, NotFinite, fit
+
+DATA = ByteData(unroll=8, batch=4, eval_bytes=256, eval_batch=2)
+TEXT = torch.frombuffer(
+    bytearray(b"to be or not to be, that is the question: " * 30), dtype=torch.uint8
+)
+TRAINING = Training(steps=12, lr=1e-2, evaluations=2, checkpoints=2, log_every=5, device="cpu")
+MODELS = {
+    "sru": LanguageModelConfig(
+        rnn="sru", width=16, layers=2, dropout=0.1, state_dropout=0.1, ngram_orders=(2,)
+    ),
+    "lstm": LanguageModelConfig(rnn="lstm", width=16, layers=2, dropout=0.1),
+}
+TIMES = {"seconds", "eval_seconds", "bytes_per_second"}
+
+
+class Stopping(LanguageModelling):
+    """Asks to stop, as Ctrl-C does, while a given step runs."""
+
+    stop_at = -1
+
+    def batch(self, step):
+        if step == self.stop_at:
+            signal.raise_signal(signal.SIGINT)
+        return super().batch(step)
+
+
+def make_task(data=DATA, seed=0, text=TEXT):
+    return Stopping(Corpus("test", text, text[:600], 1, 0), data, seed)
+
+
+def go(folder, training=TRAINING, model="sru", task=None, resume=False):
+    folder.mkdir(exist_ok=True)
+    task = task or make_task()
+    return fit(
+        folder, task, lambda: LanguageModel(MODELS[model]), training, title="test", resume=resume
+    )
+
+
+def files_of(folder):
+    saved = load_checkpoint(folder / "checkpoints")
+    facts = {**saved.facts, "position": {**saved.facts["position"]}}
+    for time in ("seconds", "row_seconds"):
+        facts["position"].pop(time)
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_log(folder)]
+    return saved.model, saved.optimizer, saved.state, saved.random, facts, rows
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stop_at", [0, 4, 6, 10])
+def test_stopped_and_resumed_ends_bit_for_bit_as_uninterrupted(tmp_path, model, precision, stop_at):
+    training = replace(TRAINING, precision=precision)
+    go(tmp_path / "whole", training, model)
+    task = make_task()
+    task.stop_at = stop_at
+    with pytest.raises(Interrupted, match=f"stopped at step {stop_at + 1} and saved"):
+        go(tmp_path / "parts", training, model, task)
+    result = go(tmp_path / "parts", training, model, resume=True)
+    assert result["steps"] == 12
+    whole, parts = files_of(tmp_path / "whole"), files_of(tmp_path / "parts")
+    torch.testing.assert_close(parts[:4], whole[:4], rtol=0, atol=0)
+    assert parts[4:] == whole[4:]
+
+
+def test_the_comparison_can_fail(tmp_path):
+    go(tmp_path / "a")
+    go(tmp_path / "b", replace(TRAINING, seed=1))
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(files_of(tmp_path / "a")[0], files_of(tmp_path / "b")[0])
+
+
+def test_rows_after_the_checkpoint_are_written_again_once(tmp_path):
+    task = make_task()
+    task.stop_at = 6
+    with pytest.raises(Interrupted):
+        go(tmp_path, task=task)
+    with open(tmp_path / "log.jsonl", "a") as log:  # as if killed later, in the middle of a row
+        log.write('{"kind": "train", "step": 10, "seconds": 1, "lr": 1}\n{"kind": "tr')
+    go(tmp_path, resume=True)
+    rows = [(row["kind"], row["step"]) for row in read_log(tmp_path)]
+    assert rows == [("train", 5), ("eval", 6), ("train", 10), ("train", 12), ("eval", 12)]
+
+
+def test_result_and_log_hold_what_they_should(tmp_path):
+    result = go(tmp_path)
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    assert result["bytes"] == 12 * 8 * 4 and result["steps"] == 12
+    assert result["environment"]["versions"]["torch"] == torch.__version__
+    last = read_log(tmp_path)[-1]
+    assert last["kind"] == "eval" and last["bits_per_byte"] == result["bits_per_byte"]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_loss_falls_on_a_text_that_repeats(tmp_path, model):
+    result = go(tmp_path, replace(TRAINING, steps=150, evaluations=1, checkpoints=1), model)
+    first = read_log(tmp_path)[0]["bits_per_byte"]
+    assert first > 6 and result["bits_per_byte"] < 0.6 * first
+
+
+def test_wall_clock_budget_ends_the_run(tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
+    result = go(tmp_path, replace(TRAINING, steps=None, seconds=7.0))
+    assert result["steps"] == 7 and result["seconds"] == 7.0  # a step: two looks at the clock
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(tmp_path):
+    training = replace(TRAINING, steps=4, precision="float32", accumulate=1)
+    model = replace(MODELS["lstm"], dropout=0.0)
+    weights = []
+    for parts in (1, 2, 4):
+        folder = tmp_path / str(parts)
+        folder.mkdir()
+        run = replace(training, accumulate=parts)
+        fit(folder, make_task(), lambda: LanguageModel(model), run, title="test")
+        weights.append(load_checkpoint(folder / "checkpoints").model)
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=1e-4, atol=1e-5)
+
+
+def test_state_is_carried_from_segment_to_segment(tmp_path):
+    """Two segments of 8 bytes, evaluated with the state carried, are one of 16."""
+    model = LanguageModel(MODELS["sru"]).eval()
+    task = make_task()
+    with torch.no_grad():
+        first, second = task.batch(0), task.batch(1)
+        loss_1, state = task.loss(model, first, None)
+        loss_2, _ = task.loss(model, second, state)
+        both = make_task(replace(DATA, unroll=16)).batch(0)
+        whole, _ = task.loss(model, both, None)
+    torch.testing.assert_close((loss_1 + loss_2) / 2, whole)
+    assert not torch.allclose(task.loss(model, second, None)[0], loss_2)
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, broken):
+    task = make_task()
+    honest = task.loss
+
+    def loss(model, batch, state):
+        value, state = honest(model, batch, state)
+        if torch.equal(batch.x, task.batch(7).x):
+            value = value * math.nan if broken == "loss" else (value - value).sqrt() + 1
+        return value, state
+
+    task.loss = loss
+    with pytest.raises(NotFinite, match=r"step 8: loss .* at learning rate 0\.00"):
+        go(tmp_path, task=task)
+    saved = load_checkpoint(tmp_path / "checkpoints")
+    assert saved.facts["step"] == 7
+    assert all(value.isfinite().all() for value in saved.model.values())
+    assert go(tmp_path, resume=True)["steps"] == 12
+
+
+def test_other_data_or_parts_are_refused_on_resume(tmp_path):
+    task = make_task()
+    task.stop_at = 3
+    with pytest.raises(Interrupted):
+        go(tmp_path, task=task)
+    with pytest.raises(RunError, match="other data"):
+        go(tmp_path, task=make_task(text=TEXT[1:]), resume=True)
+    with pytest.raises(RunError, match="accumulate was 1"):
+        go(tmp_path, replace(TRAINING, accumulate=2), resume=True)
+
+
+def test_signal_handlers_are_put_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    go(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_evaluation_covers_the_bytes_asked_for():
+    for eval_bytes, rows in ((0, 1), (300, 2), (10**9, 64)):
+        data = replace(DATA, eval_bytes=eval_bytes, eval_batch=rows)
+        task = make_task(data)
+        assert 0 < task.eval_bytes <= min(eval_bytes or 600, 600)
