@@ -26,9 +26,10 @@ def add_recipe_options(parser: ArgumentParser, recipe: LanguageModelRecipe) -> N
             option, default = f"--{part.name}.{field.name}", getattr(part_value, field.name)
             about = described[field.name].replace("%", "%%")
             if option == PATHS:
-                several = {"type": str, "nargs": "+", "metavar": "PATH"}
                 about += " Short: --data PATH ..."
-                parser.add_argument(option, default=list(default), help=about, **several)
+                parser.add_argument(
+                    option, type=str, nargs="+", metavar="PATH", default=list(default), help=about
+                )
             else:
                 parser.add_argument(option, type=hints[field.name], default=default, help=about)
 

@@ -23,7 +23,7 @@ from torchsru.cli.arguments import make_parser, parse
 from torchsru.cli.generate import decode
 from torchsru.cli.train import run
 from torchsru.data import load_corpus
-from torchsru.recipes import get_recipe
+from torchsru.recipes import LanguageModelRecipe, get_recipe
 from torchsru.recipes.run import load_model, open_run
 from torchsru.train.checkpoint import write_file
 from torchsru.train.log import read_log
@@ -44,21 +44,20 @@ def main(argv: Sequence[str]) -> int:
     if out.exists():
         raise Refused(f"{out} is there already; name another --out")
 
+    recipes = {}
+    for name in NAMES:
+        full_name = f"{name}_debug" if parsed.debug else name
+        recipes[name] = full_name, with_budget(get_recipe(full_name), parsed.seconds)
+
     console = Console()
     console.print(f"[bold]torchsru demo[/]: {load_corpus()}")
     rows = []
-    for name, label in NAMES.items():
-        full_name = f"{name}_debug" if parsed.debug else name
-        recipe = get_recipe(full_name)
-        if parsed.seconds is not None:
-            try:
-                budget = replace(recipe.training, seconds=parsed.seconds, steps=None)
-            except ValueError as error:
-                raise Refused(str(error)) from error
-            recipe = replace(recipe, training=budget)
+    for name, (full_name, recipe) in recipes.items():
         if code := run(full_name, recipe, out / name, resume=False, quiet=True):
             return code
-        rows.append({"case": full_name, "model": label, **(open_run(out / name).result or {})})
+        rows.append(
+            {"case": full_name, "model": NAMES[name], **(open_run(out / name).result or {})}
+        )
     write_file(out / "results.json", json.dumps(rows, indent=1) + "\n")
     draw_curves(out)
 
@@ -81,6 +80,16 @@ def main(argv: Sequence[str]) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def with_budget(recipe: LanguageModelRecipe, seconds: float | None) -> LanguageModelRecipe:
+    """The recipe with a budget of so many seconds; None: its own. Raises Refused."""
+    if seconds is None:
+        return recipe
+    try:
+        return replace(recipe, training=replace(recipe.training, seconds=seconds, steps=None))
+    except ValueError as error:
+        raise Refused(str(error)) from error
 
 
 def unused(parent: Path) -> Path:

@@ -35,7 +35,7 @@ class ByteData:
     paths: tuple[str, ...] = ()
     """Files and folders; none: the sources of the Python that runs, without its tests."""
     heldout: float = 0.05
-    """Part of the corpus that is never trained on, 0 < heldout < 1."""
+    """Part of the corpus that is never trained on, 0 < heldout <= 0.5."""
     unroll: int = 128
     """L, bytes per step of truncated back-propagation; the state is carried on."""
     batch: int = 32
@@ -46,8 +46,8 @@ class ByteData:
     """Streams that the held-out bytes are laid out in."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.heldout < 1:
-            raise ValueError(f"heldout must lie in (0, 1), got {self.heldout}")
+        if not 0 < self.heldout <= 0.5:
+            raise ValueError(f"heldout must lie in (0, 0.5], got {self.heldout}")
         for name, least in (("unroll", 1), ("batch", 1), ("eval_bytes", 0), ("eval_batch", 1)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -76,7 +76,7 @@ def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
 
     Args:
         paths: files and folders (walked in sorted order; names starting with "." are left out).
-        heldout: part to hold out, 0 < heldout < 1.
+        heldout: part to hold out, 0 < heldout <= 0.5.
 
     Raises: DataError if a path is missing, unreadable or holds no bytes.
     """

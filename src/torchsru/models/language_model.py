@@ -106,9 +106,10 @@ class ByteEmbedding(nn.Module):
         self.orders, self.buckets = orders, buckets
         self.history = max(orders, default=1) - 1
         self.byte = nn.Embedding(VOCABULARY, width)
-        self.ngrams = nn.ModuleList(nn.Embedding(buckets, width) for _ in orders)
-        for table in self.ngrams:
-            nn.init.zeros_(table.weight)  # an n-gram never seen in training says nothing
+        # Zeros: an n-gram never seen in training says nothing.
+        self.ngrams = nn.ModuleList(
+            nn.Embedding(buckets, width, _weight=torch.zeros(buckets, width)) for _ in orders
+        )
 
     def forward(self, x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
         """x [L, B] int64 and the H bytes before it [H, B] -> [L, B, D] and the last H bytes."""

@@ -27,11 +27,12 @@ class LanguageModelling:
 
     def __init__(self, corpus: Corpus, data: ByteData, seed: int):
         self.streams = ByteStreams(corpus.train, data.batch, data.unroll, seed)
-        text = corpus.heldout
-        rows = min(data.eval_batch, max(1, len(text) // (EVAL_UNROLL + 1)))
-        self.heldout = ByteStreams(text, rows, max(1, min(EVAL_UNROLL, len(text) // rows - 1)))
-        wanted = data.eval_bytes or len(text)
-        per_segment = self.heldout.batch * self.heldout.unroll
+        held = corpus.heldout
+        wanted = min(len(held), data.eval_bytes or len(held))
+        rows = min(data.eval_batch, max(1, wanted // (EVAL_UNROLL + 1)))
+        unroll = max(1, min(EVAL_UNROLL, wanted // rows, len(held) // rows - 1))
+        self.heldout = ByteStreams(held, rows, unroll)
+        per_segment = rows * unroll
         self.eval_segments = max(1, min(self.heldout.steps_per_pass, wanted // per_segment))
         self.eval_bytes = self.eval_segments * per_segment
         both = (part.numpy().data for part in (corpus.train, corpus.heldout))

@@ -153,8 +153,7 @@ def fit(
                     fabric.backward(part_loss / parts)
                 new_states.append(state)
                 loss += part_loss.item() / parts
-            norm = fabric.clip_gradients(model, optimizer, max_norm=training.clip or math.inf)
-            norm = float(norm)  # type: ignore[arg-type]
+            norm = clip(fabric, model, optimizer, training.clip)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 save()
                 raise NotFinite(
@@ -201,6 +200,15 @@ def fit(
     }
     write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def clip(fabric: Fabric, model: Any, optimizer: Any, largest: float | None) -> float:
+    """Scale the gradient down to this norm if it is larger; returns the norm it had."""
+    norm = fabric.clip_gradients(
+        model, optimizer, max_norm=largest or math.inf, error_if_nonfinite=False
+    )
+    assert norm is not None  # clipping by norm returns it
+    return norm.item()
 
 
 def row_of(at: Position, task: Task, lr: float) -> dict[str, float]:
