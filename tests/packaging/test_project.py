@@ -1,6 +1,7 @@
 """The project's lists agree: dependencies, pins, versions."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,16 @@ def test_torch_is_pinned_where_the_readme_says():
 def test_changelog_has_this_version():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## {PYPROJECT['project']['version']}" in changelog
+
+
+def test_make_has_the_targets_that_the_docs_name():
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    targets = {line.split()[0] for line in shown.stdout.splitlines()}
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
+    assert {"demo", "test"} <= named
+    assert named - targets == set()
