@@ -2,6 +2,7 @@ import json
 import math
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ MODELS = {
     ),
     "lstm": LanguageModelConfig(rnn="lstm", width=16, layers=2, dropout=0.1),
 }
+ABOUT = {"name": "test"}
 TIMES = {"seconds", "eval_seconds", "bytes_per_second"}
 
 
@@ -45,11 +47,8 @@ def make_task(data=DATA, seed=0, text=TEXT):
 
 
 def go(folder, training=TRAINING, model="sru", task=None, resume=False):
-    folder.mkdir(exist_ok=True)
-    task = task or make_task()
-    return fit(
-        folder, task, lambda: LanguageModel(MODELS[model]), training, title="test", resume=resume
-    )
+    make_model = partial(LanguageModel, MODELS[model])
+    return fit(folder, task or make_task(), make_model, training, about=ABOUT, resume=resume)
 
 
 def files_of(folder):
@@ -127,9 +126,8 @@ def test_parts_of_a_batch_add_up_to_its_gradient(tmp_path):
     weights = []
     for parts in (1, 2, 4):
         folder = tmp_path / str(parts)
-        folder.mkdir()
         run = replace(training, accumulate=parts)
-        fit(folder, make_task(), lambda: LanguageModel(model), run, title="test")
+        fit(folder, make_task(), lambda: LanguageModel(model), run, about=ABOUT)
         weights.append(load_checkpoint(folder / "checkpoints").model)
     for other in weights[1:]:
         torch.testing.assert_close(other, weights[0], rtol=1e-4, atol=1e-5)
@@ -178,6 +176,22 @@ def test_other_data_or_parts_are_refused_on_resume(tmp_path):
         go(tmp_path, task=make_task(text=TEXT[1:]), resume=True)
     with pytest.raises(RunError, match="accumulate was 1"):
         go(tmp_path, replace(TRAINING, accumulate=2), resume=True)
+    go(tmp_path, resume=True)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
+    (tmp_path / "checkpoints" / ".step-000000006.123").mkdir(parents=True)  # half written
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 5, "seconds": 1, "lr": 1}\n')
+    go(tmp_path, resume=True)
+    assert [row["step"] for row in read_log(tmp_path)] == [5, 6, 10, 12, 12]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    before = go(tmp_path)
+    rows = read_log(tmp_path)
+    after = go(tmp_path, resume=True)
+    assert after["bits_per_byte"] == before["bits_per_byte"] and read_log(tmp_path) == rows
 
 
 def test_signal_handlers_are_put_back(tmp_path):

@@ -1,7 +1,7 @@
 """The command `torchsru`.
 
-Exit codes: 0 done, 2 bad input or a run that can't go on (one line on stderr), 130 stopped by
-Ctrl-C. `doctor` and `bench --help` need only torch; training needs torchsru[train].
+Exit codes: 0 done; 1 the loss is not finite any more; 2 bad input (one line on stderr); 130
+stopped by Ctrl-C. `doctor` and `bench --help` need only torch; training needs torchsru[train].
 """
 
 import importlib

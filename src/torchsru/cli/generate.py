@@ -4,6 +4,7 @@ import codecs
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from torchsru.cli import Refused
@@ -22,10 +23,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
     parsed = parse(parser, argv)
+    prompt = os.fsencode(parsed.prompt)
     try:
         model = load_model(open_run(Path(parsed.run)))
         drawn = model.generate(
-            parsed.prompt.encode("utf-8", "surrogateescape"),
+            prompt,
             parsed.bytes,
             temperature=parsed.temperature,
             top_k=parsed.top_k,
@@ -34,8 +36,7 @@ def main(argv: Sequence[str]) -> int:
     except (RunError, ValueError) as error:
         raise Refused(str(error)) from error
     try:
-        sys.stdout.write(parsed.prompt)
-        for text in decode(drawn):
+        for text in decode(chain(prompt, drawn)):
             sys.stdout.write(text)
             sys.stdout.flush()
         print()

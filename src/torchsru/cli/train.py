@@ -19,7 +19,7 @@ DESCRIPTION = (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train; returns 0, or 130 after Ctrl-C."""
+    """Train; returns 0, 1 if the loss is not finite, or 130 after Ctrl-C."""
     arguments = list(argv)
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if name is None and not {"-h", "--help"} & set(arguments):
@@ -57,7 +57,8 @@ def run(
     except (DataError, RunError) as error:
         raise Refused(str(error)) from error
     except NotFinite as error:
-        raise Refused(f"{error} (saved in {folder})") from error
+        print(f"torchsru: {error}; saved in {folder}", file=sys.stderr)
+        return 1
     except Interrupted as stop:
         again = shlex.join(["torchsru", "train", name, "--out", str(folder), "--resume"])
         print(f"torchsru: {stop} in {folder}; go on with: {again}", file=sys.stderr)

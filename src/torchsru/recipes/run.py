@@ -8,6 +8,7 @@ RUN/recipe.json   name, settings, where it was started
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,9 @@ from torchsru.data import load_corpus
 from torchsru.models import LanguageModel
 from torchsru.recipes.base import LanguageModelRecipe, from_json, to_json
 from torchsru.train import environment
-from torchsru.train.checkpoint import RunError, load_checkpoint, load_weights, write_file
+from torchsru.train.checkpoint import RunError, load_checkpoint, load_weights
 from torchsru.train.language_model import LanguageModelling
-from torchsru.train.loop import CHECKPOINTS, RESULT, evaluate, fit, make_fabric
-
-RECIPE = "recipe.json"
+from torchsru.train.loop import CHECKPOINTS, RECIPE, RESULT, evaluate, fit, make_fabric
 
 
 @dataclass(frozen=True)
@@ -84,26 +83,20 @@ def train(
         check_resumable(open_run(folder), name, recipe)
     else:
         check_free(folder)
-    make_fabric(recipe.training)  # refuses a device that is not there
     corpus = load_corpus(recipe.data.paths, recipe.data.heldout)
     task = LanguageModelling(corpus, recipe.data, recipe.training.seed)
-    folder.mkdir(parents=True, exist_ok=True)
     about = {"name": name, "recipe": to_json(recipe), "environment": environment.describe()}
-    write_file(folder / RECIPE, json.dumps(about, indent=1) + "\n")
-    return fit(
-        folder,
-        task,
-        lambda: LanguageModel(recipe.model),
-        recipe.training,
-        title=name,
-        resume=resume,
-    )
+    model = partial(LanguageModel, recipe.model)
+    return fit(folder, task, model, recipe.training, about=about, resume=resume)
 
 
 def load_model(run: Run) -> LanguageModel:
     """The run's newest weights in its model, in evaluation mode. Raises RunError."""
+    saved = load_checkpoint(run.folder / CHECKPOINTS)
+    if saved is None:
+        raise RunError(f"{run.folder} has saved no weights yet")
     model = LanguageModel(run.recipe.model)
-    load_weights(load_checkpoint(run.folder / CHECKPOINTS), model)
+    load_weights(saved, model)
     return model.eval()
 
 

@@ -86,12 +86,14 @@ def save_checkpoint(
     return final
 
 
-def load_checkpoint(folder: Path) -> Saved:
-    """Read the newest checkpoint below `folder`. Raises RunError if none is there or whole."""
-    found = sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
-    if not found:
-        raise RunError(f"no checkpoint in {folder}")
-    newest = found[-1]
+def load_checkpoint(folder: Path) -> Saved | None:
+    """Read the newest checkpoint below `folder`; None if none was written yet.
+
+    Raises: RunError if it is damaged.
+    """
+    newest = max(folder.glob(f"{PREFIX}*"), default=None)
+    if newest is None:
+        return None
     try:
         facts = json.loads((newest / "training.json").read_text())
         model = load_file(newest / "model.safetensors")

@@ -41,6 +41,7 @@ from torchsru.train.schedule import budget_used, is_due, learning_rate
 from torchsru.train.task import Task
 
 CHECKPOINTS = "checkpoints"
+RECIPE = "recipe.json"
 RESULT = "result.json"
 
 
@@ -88,15 +89,16 @@ def fit(
     make_model: Callable[[], nn.Module],
     training: Training,
     *,
-    title: str,
+    about: dict[str, Any],
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train until the budget is used; write log, checkpoints and result below `folder`.
 
     Args:
-        folder: the run's own, already there.
+        folder: the run's own; created here, once all that can be wrong with a start is checked.
         task: batches, loss and evaluation.
         make_model: called once, after seeding.
+        about: JSON-ready, "name" among it; written to RUN/recipe.json.
         resume: go on from the newest checkpoint, if there is one.
 
     Returns: the result, as written to RUN/result.json.
@@ -117,14 +119,15 @@ def fit(
     parts = training.accumulate
     states: list[Any] = [None] * parts
     at = Position()
-    if resume and (folder / CHECKPOINTS).exists():
-        saved = load_checkpoint(folder / CHECKPOINTS)
+    if resume and (saved := load_checkpoint(folder / CHECKPOINTS)):
         if saved.facts["content"] != task.content:
             raise RunError(f"{folder} was trained on other data than what is there now")
         if len(saved.state) != parts:
             raise RunError(f"accumulate was {len(saved.state)} in {folder}, got {parts}")
         restore(saved, raw_model, raw_optimizer)
         states, at = fabric.to_device(saved.state), Position(**saved.facts["position"])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / RECIPE, json.dumps(about, indent=1) + "\n")
 
     def save() -> None:
         facts = {"step": at.step, "content": task.content, "position": asdict(at)}
@@ -138,7 +141,11 @@ def fit(
 
     found: dict[str, float] = {}
     model.train()
-    with Log(folder, at.step) as log, Live(title, task.unit) as live, Interrupt() as interrupt:
+    with (
+        Log(folder, at.step) as log,
+        Live(about["name"], task.unit) as live,
+        Interrupt() as interrupt,
+    ):
         while (used := budget_used(training, at.step, at.seconds)) < 1:
             started = time.perf_counter()
             lr = learning_rate(training, used)
