@@ -180,7 +180,9 @@ INLINE f32v tanh_(f32v v) {
   q = q * z + 0.1333279311656952f;
   q = q * z - 0.333333283662796f;
   const f32v near = v + v * z * q;
-  const f32v far = 1.0f - 2.0f / (exp_(2.0f * v) + 1.0f);
+  const f32v size = v < 0.0f ? -v : v; // below zero the difference would round near 2, not 1
+  const f32v far_size = 1.0f - 2.0f / (exp_(2.0f * size) + 1.0f);
+  const f32v far = v < 0.0f ? -far_size : far_size;
   return z < 0.625f * 0.625f ? near : far;
 }
 

@@ -102,10 +102,9 @@ class SRUCell(nn.Module):
         else:
             self.transform = nn.Linear(input_size, k * D, bias=False, device=device, dtype=dtype)
         S = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
-        state = {"device": device, "dtype": S}
-        weight_c = nn.Parameter(torch.empty(2, D, **state)) if state_weights else None
+        self.bias = nn.Parameter(torch.empty(2, D, device=device, dtype=S))
+        weight_c = nn.Parameter(torch.empty_like(self.bias)) if state_weights else None
         self.register_parameter("weight_c", weight_c)
-        self.bias = nn.Parameter(torch.empty(2, D, **state))
         self.layer_norm = layer_norm
         if layer_norm is not None:
             normalised = input_size if layer_norm == "pre" else D
@@ -119,11 +118,9 @@ class SRUCell(nn.Module):
         input and state weights; the fourth matrix carries the highway's scale; what dropout takes
         from the variance is given back. A `transform` of the user's own resets itself.
         """
-        linears = []
-        if isinstance(self.transform, nn.Linear):
-            linears = [self.transform]
-        elif self.projection_size:
-            linears = list(self.transform)
+        linears = [self.transform] if isinstance(self.transform, nn.Linear) else []
+        if self.projection_size:
+            linears = [m for m in self.transform.children() if isinstance(m, nn.Linear)]
         with torch.no_grad():
             for linear in linears:
                 bound = math.sqrt(3 / linear.in_features)

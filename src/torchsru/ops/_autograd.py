@@ -55,6 +55,6 @@ def _gradients(outputs, seeds, inputs, create_graph):
             materialize_grads=True,
         )
     else:
-        grads = [torch.zeros_like(t) for t in present]
+        grads = tuple(torch.zeros_like(t) for t in present)
     by_input = iter(grads)
     return [None if t is None else next(by_input) for t in inputs]

@@ -25,7 +25,8 @@ def _load() -> str | None:
     if os.environ.get("TORCHSRU_DISABLE_COMPILED") == "1":
         return "TORCHSRU_DISABLE_COMPILED=1 is set"
     if not PATH.exists():
-        return f"{PATH.name} was not built: no C++ compiler at installation (docs/install.md)"
+        note = PATH.with_name("not_built.txt")  # what the installation recorded
+        return note.read_text().strip() if note.exists() else f"{PATH.name} was not built"
     try:
         torch.ops.load_library(PATH)
     except OSError as error:

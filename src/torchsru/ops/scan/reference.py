@@ -39,7 +39,7 @@ def linear_reference(
     d = D // num_directions
     for q in range(num_directions):
         j = slice(q * d, (q + 1) * d)
-        last, c = c0[:, j], [a.new_empty(0)] * L
+        last, c = c0[:, j], [a.new_empty(0) for _ in range(L)]
         a_t, b_t = a[..., j].unbind(), b[..., j].unbind()  # at once: autograd pays for every slice
         for t in range(L) if q == 0 else reversed(range(L)):
             last = a_t[t] * last + b_t[t]

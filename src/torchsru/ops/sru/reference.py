@@ -70,7 +70,8 @@ def sru_reference(
     d = D // num_directions
     for q in range(num_directions):
         j = slice(q * d, (q + 1) * d)
-        c, h = c0[:, j], [u.new_empty(0)] * L
+        c = c0[:, j]
+        h = [c] * L
         u_t, v_t = u[..., j].unbind(), v[..., j].unbind()  # at once: autograd pays for every slice
         x_t = None if x is None else x[..., j].unbind()
         for t in range(L) if q == 0 else reversed(range(L)):
