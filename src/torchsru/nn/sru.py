@@ -352,6 +352,7 @@ class SRU(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every layer's parameters anew; see `SRUCell.reset_parameters`."""
         for layer in self.layers:
+            assert isinstance(layer, SRUCell)
             layer.reset_parameters()
 
     def forward(

@@ -135,7 +135,9 @@ def _setup_backward(ctx, inputs, output):
 def _double_backward(ctx, *grads):
     gc, gc_last, *tensors = ctx.saved_tensors
     (g_gc, g_gc_last), (ga, gb, gc0) = second_gradients(
-        lambda *inputs: _reference(*inputs, num_directions=ctx.num_directions),
+        lambda a, b, c0, mask, cu_seqlens: _reference(
+            a, b, c0, mask, cu_seqlens, ctx.num_directions
+        ),
         tensors,
         (0, 1, 2),
         (gc, gc_last),

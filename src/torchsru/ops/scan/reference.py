@@ -25,11 +25,11 @@ def linear_reference(
         cs, lasts = [b[:0]], [a.new_empty(0, D)]
         for n, (start, end) in enumerate(pairwise(bounds)):
             c0_n = None if c0 is None else c0[n : n + 1]
-            c, last = linear_reference(
+            c_n, last_n = linear_reference(
                 a[start:end], b[start:end], c0_n, num_directions=num_directions
             )
-            cs.append(c)
-            lasts.append(last)
+            cs.append(c_n)
+            lasts.append(last_n)
         return torch.cat(cs), torch.cat(lasts)
 
     c0 = a.new_zeros(B, D) if c0 is None else c0
@@ -39,7 +39,8 @@ def linear_reference(
     d = D // num_directions
     for q in range(num_directions):
         j = slice(q * d, (q + 1) * d)
-        last, c = c0[:, j], [a.new_empty(0) for _ in range(L)]
+        last = c0[:, j]
+        c = [last] * L
         a_t, b_t = a[..., j].unbind(), b[..., j].unbind()  # at once: autograd pays for every slice
         for t in range(L) if q == 0 else reversed(range(L)):
             last = a_t[t] * last + b_t[t]

@@ -37,7 +37,7 @@ def sru_reference(
         bounds = cu_seqlens.tolist()
         hs, cs = [u[:0, :, 0]], [u.new_empty(0, D)]
         for n, (start, end) in enumerate(pairwise(bounds)):
-            h, c = sru_reference(
+            h_n, c_n = sru_reference(
                 u[start:end],
                 None if x is None else x[start:end],
                 v[start:end] if v is not None and v.dim() == 4 else v,
@@ -49,8 +49,8 @@ def sru_reference(
                 contractive=contractive,
                 alpha=alpha,
             )
-            hs.append(h)
-            cs.append(c)
+            hs.append(h_n)
+            cs.append(c_n)
         return torch.cat(hs), torch.cat(cs)
 
     if k == 4:
