@@ -92,6 +92,7 @@ class SRUCell(nn.Module):
         self.alpha = scale if k == 3 else 1.0
         self._fourth_scale = scale
 
+        self._own_transform = transform is None
         if transform is not None:
             self.transform = transform(input_size, k * D)
         elif projection_size:
@@ -118,15 +119,13 @@ class SRUCell(nn.Module):
         input and state weights; the fourth matrix carries the highway's scale; what dropout takes
         from the variance is given back. A `transform` of the user's own resets itself.
         """
-        linears = [self.transform] if isinstance(self.transform, nn.Linear) else []
-        if self.projection_size:
-            linears = [m for m in self.transform.children() if isinstance(m, nn.Linear)]
+        linears = []
+        if self._own_transform:
+            linears = [m for m in self.transform.modules() if isinstance(m, nn.Linear)]
         with torch.no_grad():
             for linear in linears:
                 bound = math.sqrt(3 / linear.in_features)
                 linear.weight.uniform_(-bound, bound)
-                if linear.bias is not None:
-                    linear.bias.zero_()
             if linears:
                 D = self.output_size
                 w_kDP = linears[-1].weight.view(self.num_matrices, D, -1)
@@ -163,7 +162,7 @@ class SRUCell(nn.Module):
         """
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(_wrong_x(x, self.input_size, "L, B, input_size"))
-        rows = x.shape[1] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        rows = _count_rows(x, cu_seqlens)
         c0 = None
         if state is not None:
             _check_state(state, (self.num_directions, rows, self.hidden_size))
@@ -228,7 +227,7 @@ class SRUCell(nn.Module):
             out = fn(t)
             narrow = out.is_floating_point() and out.element_size() < 4
             if narrow and any(t is p or t is p.grad for p in keep):
-                return t.to(out.device)
+                return t.to(out.device, torch.float32)
             return out
 
         return super()._apply(apply, recurse)
@@ -408,7 +407,7 @@ class SRU(nn.Module):
     def _stack(self, x, state, mask, cu_seqlens):
         """From x [L, B, input_size] and a state or None to h and the next state."""
         n = self.num_directions
-        rows = x.shape[1] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        rows = _count_rows(x, cu_seqlens)
         if state is not None:
             _check_state(state, (self.num_layers * n, rows, self.hidden_size))
         states = []
@@ -466,12 +465,22 @@ class SRU(nn.Module):
 
 def _drop(x: Tensor, p: float, cu_seqlens: Tensor | None, rows: int) -> Tensor:
     """Dropout of x [L, B, F] with one mask per sequence, shared over time."""
-    mask_RF = F.dropout(x.new_ones(rows, x.shape[2]), p)
     if cu_seqlens is None:
-        return x * mask_RF
+        return x * F.dropout(x.new_ones(rows, x.shape[2]), p)
+    # one more row for steps past the last bound, which the op refuses
+    mask_RF = F.dropout(x.new_ones(rows + 1, x.shape[2]), p)
     step = torch.arange(x.shape[0], device=x.device)
     document = torch.bucketize(step, cu_seqlens[1:], right=True)
     return x * mask_RF[document][:, None]
+
+
+def _count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """R, the number of states: batch rows or documents."""
+    if cu_seqlens is None:
+        return x.shape[1]
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
+        raise ValueError(f"cu_seqlens must be [N + 1], got shape {list(cu_seqlens.shape)}")
+    return cu_seqlens.shape[0] - 1
 
 
 def _join_directions(state: Tensor, n: int) -> Tensor:
