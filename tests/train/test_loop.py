@@ -205,3 +205,11 @@ def test_evaluation_covers_the_bytes_asked_for():
         data = replace(DATA, eval_bytes=eval_bytes, eval_batch=rows)
         task = make_task(data)
         assert 0 < task.eval_bytes <= min(eval_bytes or 600, 600)
+
+
+def test_embedding_tables_have_their_own_rate():
+    model = LanguageModel(MODELS["sru"])
+    others, tables = module.parameter_groups(model, 3.0)
+    assert {id(p) for p in tables["params"]} == {id(p) for p in model.embedding.parameters()}
+    assert len(others["params"]) + len(tables["params"]) == len(list(model.parameters()))
+    assert (others["lr_scale"], tables["lr_scale"]) == (1.0, 3.0)

@@ -11,9 +11,11 @@ from torchsru.train.config import Training
 def python_bytes() -> LanguageModelRecipe:
     """Stacked SRU on the Python standard library, 100 s of training."""
     return LanguageModelRecipe(
-        model=LanguageModelConfig(rnn="sru", width=512, layers=4),
-        data=ByteData(unroll=128, batch=32),
-        training=Training(lr=3e-3, seconds=100, evaluations=4, checkpoints=1),
+        model=LanguageModelConfig(
+            rnn="sru", width=320, layers=5, ngram_orders=(2, 3, 4), ngram_buckets=8192
+        ),
+        data=ByteData(unroll=64, batch=16),
+        training=Training(lr=3e-3, embedding_lr=3.0, seconds=100, evaluations=4, checkpoints=1),
     )
 
 
@@ -22,14 +24,8 @@ def python_bytes_lstm() -> LanguageModelRecipe:
     sru = python_bytes()
     return replace(
         sru,
-        model=LanguageModelConfig(
-            rnn="lstm",
-            width=480,
-            layers=2,
-            ngram_orders=sru.model.ngram_orders,
-            ngram_buckets=sru.model.ngram_buckets,
-        ),
-        training=replace(sru.training, lr=3e-3),
+        model=replace(sru.model, rnn="lstm", layers=2),
+        training=replace(sru.training, lr=5e-3),
     )
 
 

@@ -10,6 +10,8 @@ class Training:
 
     lr: float = 1e-3
     """Peak learning rate, after the warm-up."""
+    embedding_lr: float = 1.0
+    """Learning rate of embedding tables, in units of `lr`: a row is met but now and then."""
     steps: int | None = None
     """Budget in optimiser steps."""
     seconds: float | None = None
@@ -42,7 +44,7 @@ class Training:
     def __post_init__(self) -> None:
         if self.steps is None and self.seconds is None:
             raise ValueError("steps or seconds must be set: they end the run")
-        for name in ("lr", "steps", "seconds", "clip"):
+        for name in ("lr", "embedding_lr", "steps", "seconds", "clip"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         if not 0 <= self.warmup <= 1:

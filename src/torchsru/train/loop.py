@@ -109,7 +109,7 @@ def fit(
     torch.manual_seed(training.seed)
     raw_model = make_model()
     raw_optimizer = torch.optim.AdamW(
-        raw_model.parameters(),
+        parameter_groups(raw_model, training.embedding_lr),
         lr=training.lr,
         betas=training.betas,
         weight_decay=training.weight_decay,
@@ -150,7 +150,7 @@ def fit(
             started = time.perf_counter()
             lr = learning_rate(training, used)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_scale"]
             batch = task.batch(at.step)
             loss, new_states = 0.0, []
             for i, part in enumerate(task.split(fabric.to_device(batch), parts)):
@@ -207,6 +207,17 @@ def fit(
     }
     write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def parameter_groups(model: nn.Module, embedding_lr: float) -> list[dict[str, Any]]:
+    """The parameters in two groups, embedding tables last, each with the scale of its rate."""
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    is_table = {id(table) for table in tables}
+    others = [p for p in model.parameters() if id(p) not in is_table]
+    return [
+        {"params": others, "lr_scale": 1.0},
+        {"params": tables, "lr_scale": embedding_lr},
+    ]
 
 
 def clip(fabric: Fabric, model: Any, optimizer: Any, largest: float | None) -> float:
