@@ -43,7 +43,10 @@ OVER = {
     "inference": {cases.SRU: (cases.GEMM_REUSED, cases.GEMM_FRESH)},
     "training": {
         cases.SRU: (cases.GEMMS,),
-        **{name: (cases.SRU,) for name in (cases.LSTM, cases.GRU, cases.ORIGINAL, cases.CONV)},
+        **{
+            name: (cases.SRU, cases.GEMMS)
+            for name in (cases.LSTM, cases.GRU, cases.ORIGINAL, cases.CONV)
+        },
     },
 }
 

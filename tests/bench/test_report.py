@@ -21,7 +21,10 @@ def test_a_miss_is_shown_as_a_miss(rows):
     assert "**1.33** (<= 1.2)" in text  # three GEMMs at d = 256
     assert "1.33 (<= 1.5)" in text
     assert "MISSED" in text
-    assert "missed: training: L=32 B=32 d=128: nn.GRU over SRU 3.75, >= 4" in text
+    assert (
+        "missed: training: L=32 B=32 d=128: nn.GRU over SRU 3.75, >= 4 (over the three GEMMs alone 5.00)"
+        in text
+    )
 
 
 def test_the_overview_has_a_line_per_shape(rows):
@@ -62,6 +65,16 @@ def test_the_page_keeps_what_is_outside_the_markers(file, tmp_path):
     assert text.endswith("\nafter\n")
     assert "stale" not in text
     assert text.count("1024, 1, 512") == 1
+
+
+def test_the_page_shows_the_figures(file, tmp_path):
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "page.md"
+    page.write_text(f"{report.BEGIN}{report.END}")
+    arguments = ["--page", str(page), "--figures", str(tmp_path / "figures")]
+    assert command.main(["report", str(file), *arguments]) == 0
+    assert "![bench-overhead](figures/bench-overhead.png)" in page.read_text()
+    assert (tmp_path / "figures" / "bench-overhead.png").exists()
 
 
 def test_a_page_without_markers_is_refused(file, tmp_path, capsys):

@@ -22,7 +22,7 @@ from torchsru.bench.networks import original_missing
 from torchsru.bench.rows import Row, make_rows, read_rows
 from torchsru.bench.variants import Setting, build
 
-SECONDS = 240.0  # of sampling; building and checking come on top
+SECONDS = 200.0  # of sampling; building and checking come on top
 LOCAL = Path("results/local")
 VERBS = ("list", "run", "compare", "report")
 
@@ -209,12 +209,16 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     rows = read_rows(options.rows)
+    text = report.markdown(rows)
     if options.figures:
         from torchsru.bench.figures import draw
 
-        for path in draw(rows, options.figures, options.format):
+        files = draw(rows, options.figures, options.format)
+        for path in files:
             report.show(f"figure: {path}")
-    text = report.markdown(rows)
+        if options.page:
+            shown = [path for path in files if path.suffix == f".{options.format[0]}"]
+            text = report.images(shown, options.page) + text
     if options.page:
         report.insert(text, options.page)
         report.show(f"tables: {options.page}")

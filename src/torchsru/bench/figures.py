@@ -15,7 +15,7 @@ from torchsru.bench.cases import (
     TABLE,
     BenchError,
 )
-from torchsru.bench.report import times
+from torchsru.bench.report import seconds, times
 from torchsru.bench.rows import Row
 
 FORMATS = ("png", "svg")
@@ -83,7 +83,7 @@ def _training(rows: list[Row], figure_class: Any) -> Any:
     if not groups:
         return None
     counts = [len({row.variant for row in some}) for some in groups.values()]
-    figure = figure_class(figsize=(7.5, 1.2 + 0.25 * sum(counts) + 0.45 * len(counts)))
+    figure = figure_class(figsize=(7.5, 1.2 + 0.2 * sum(counts) + 0.5 * len(counts)))
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=counts)[:, 0]
     for axis, (size, some) in zip(axes, groups.items(), strict=True):
@@ -98,7 +98,7 @@ def _training(rows: list[Row], figure_class: Any) -> Any:
         axis.errorbar(widths, names, xerr=errors, fmt="none", ecolor="black", elinewidth=1)
         for name, width, above in zip(names, widths, errors[1], strict=True):
             multiple = "" if SRU not in medians else f"  {times(width / widths[names.index(SRU)])}x"
-            label = f"{width:.3g} ms" + ("" if name == SRU else multiple)
+            label = seconds(width / 1e3) + ("" if name == SRU else multiple)
             axis.annotate(
                 label, (width + above, name), (4, 0), textcoords="offset points", va="center",
                 fontsize=8,
@@ -108,7 +108,9 @@ def _training(rows: list[Row], figure_class: Any) -> Any:
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_title("L = {}, B = {}, d = {}".format(*size), fontsize=9, loc="left")
-    axes[-1].set_xlabel("ms per training step (forward, backward, all gradients); x: over SRU")
+    axes[-1].set_xlabel(
+        "ms per training step (forward, backward, all gradients); x: over SRU", fontsize=9
+    )
     figure.suptitle(f"Training step of one layer\n{_subtitle(rows[0])}", fontsize=10)
     return figure
 
@@ -135,13 +137,14 @@ def _overhead(rows: list[Row], figure_class: Any) -> Any:
                 errors = [[row.ratio - row.ratio_q1], [row.ratio_q3 - row.ratio]]
                 axis.bar(at, row.ratio, width * 0.94, color=colour, label=label)
                 axis.errorbar(at, row.ratio, errors, fmt="none", ecolor="#444444", elinewidth=1)
+                above = max(row.ratio_q3, row.target or 0)
                 axis.annotate(
-                    f"{row.ratio:.2f}", (at, row.ratio_q3), (0, 2), textcoords="offset points",
+                    f"{row.ratio:.2f}", (at, above), (0, 3), textcoords="offset points",
                     ha="center", fontsize=7,
                 )  # fmt: skip
                 if row.target is not None:
                     axis.hlines(row.target, at - width / 2, at + width / 2, color="black", lw=2)
-                top = max(top, row.ratio_q3, row.target or 0)
+                top = max(top, above)
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="upper center", frameon=False)
     axis.axhline(1, color="#666666", linewidth=1, linestyle="--")

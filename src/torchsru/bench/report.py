@@ -1,6 +1,7 @@
 """Tables from rows: on the terminal with rich, in pages as markdown."""
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,20 @@ def summary(rows: list[Row]) -> str:
         value = times(row.ratio) if row.ratio is not None else amount(row.median, row.unit)
         over = f" over {row.over}" if row.over else ""
         noise = ", noisy" if row.noisy else ""
-        lines.append(f"  missed: {row.case}: {row.variant}{over} {value}, {_target(row)}{noise}")
+        line = f"  missed: {row.case}: {row.variant}{over} {value}, {_target(row)}{noise}"
+        lines.append(line + _limit(row, rows))
     return "\n".join(lines) if judged else "no targets among these cases"
+
+
+def _limit(row: Row, rows: list[Row]) -> str:
+    """Whether the machine allows a missed target: what SRU at its products' speed would reach."""
+    if row.over != SRU:
+        return ""
+    for floor in rows:
+        same = (floor.case, floor.variant, floor.over) == (row.case, row.variant, GEMMS)
+        if same and floor.ratio is not None:
+            return f" (over the {GEMMS} alone {times(floor.ratio)})"
+    return ""
 
 
 def heading(about: dict[str, Any]) -> str:
@@ -235,6 +248,12 @@ def markdown_table(titles: tuple[str, ...], lines: list[list[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(line) + " |" for line in [list(titles), ["---"] * len(titles), *escaped]
     )
+
+
+def images(files: list[Path], page: Path) -> str:
+    """Links from a page to figures, in markdown."""
+    links = [Path(os.path.relpath(file, page.parent)).as_posix() for file in files]
+    return "".join(f"![{file.stem}]({link})\n\n" for file, link in zip(files, links, strict=True))
 
 
 def insert(text: str, page: Path) -> None:
