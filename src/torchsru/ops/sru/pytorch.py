@@ -147,13 +147,16 @@ def sru_backward(
     gv = torch.stack([gf * s * inside, gr * c_prev], dim=2)
     gb = torch.stack([gf, gr], dim=2)
 
-    none = u.new_empty(0)
     per_step = given["v"] is not None and given["v"].dim() == 4
-    return (
-        flip(gu, num_directions).to(out_dtype),
-        none.to(out_dtype) if given["x"] is None else flip(gx, num_directions).to(out_dtype),
-        none if given["v"] is None else flip(gv, num_directions) if per_step else gv.sum((0, 1)),
-        none if given["b"] is None else gb.sum((0, 1)),
-        none if given["c0"] is None else carried.clone(),
-        none if given["out_mask"] is None else gm.sum(0),
+    grads = {
+        "x": flip(gx, num_directions).to(out_dtype),
+        "v": flip(gv, num_directions) if per_step else gv.sum((0, 1)),
+        "b": gb.sum((0, 1)),
+        "c0": carried.clone(),
+        "out_mask": gm.sum(0),
+    }
+    gu = flip(gu, num_directions).to(out_dtype)
+    gx, gv, gb, gc0, gm = (
+        grad if given[name] is not None else grad.new_empty(0) for name, grad in grads.items()
     )
+    return gu, gx, gv, gb, gc0, gm
