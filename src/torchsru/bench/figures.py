@@ -97,8 +97,8 @@ def _training(rows: list[Row], figure_class: Any) -> Any:
         axis.barh(names, widths, color=[COLOURS[n] for n in names], height=0.75)
         axis.errorbar(widths, names, xerr=errors, fmt="none", ecolor="black", elinewidth=1)
         for name, width, above in zip(names, widths, errors[1], strict=True):
-            multiple = "" if SRU not in medians else f"  {times(width / widths[names.index(SRU)])}x"
-            label = seconds(width / 1e3) + ("" if name == SRU else multiple)
+            multiple = _multiple(name, some)
+            label = seconds(width / 1e3) + (f"  {times(multiple)}x" if multiple else "")
             axis.annotate(
                 label, (width + above, name), (4, 0), textcoords="offset points", va="center",
                 fontsize=8,
@@ -113,6 +113,16 @@ def _training(rows: list[Row], figure_class: Any) -> Any:
     )
     figure.suptitle(f"Training step of one layer\n{_subtitle(rows[0])}", fontsize=10)
     return figure
+
+
+def _multiple(variant: str, rows: list[Row]) -> float | None:
+    """A variant's time over SRU's, paired within turns like every ratio here."""
+    for row in rows:
+        if (row.variant, row.over) == (variant, SRU):
+            return row.ratio
+        if (row.variant, row.over) == (SRU, variant) and row.ratio:
+            return 1 / row.ratio
+    return None
 
 
 def _overhead(rows: list[Row], figure_class: Any) -> Any:
@@ -137,14 +147,13 @@ def _overhead(rows: list[Row], figure_class: Any) -> Any:
                 errors = [[row.ratio - row.ratio_q1], [row.ratio_q3 - row.ratio]]
                 axis.bar(at, row.ratio, width * 0.94, color=colour, label=label)
                 axis.errorbar(at, row.ratio, errors, fmt="none", ecolor="#444444", elinewidth=1)
-                above = max(row.ratio_q3, row.target or 0)
                 axis.annotate(
-                    f"{row.ratio:.2f}", (at, above), (0, 3), textcoords="offset points",
-                    ha="center", fontsize=7,
+                    f"{row.ratio:.2f}", (at, 0), (0, 4), textcoords="offset points",
+                    ha="center", fontsize=8, color="white" if i == 0 else "black",
                 )  # fmt: skip
                 if row.target is not None:
                     axis.hlines(row.target, at - width / 2, at + width / 2, color="black", lw=2)
-                top = max(top, above)
+                top = max(top, row.ratio_q3, row.target or 0)
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axis.legend(handles.values(), handles, fontsize=8, ncols=3, loc="upper center", frameon=False)
     axis.axhline(1, color="#666666", linewidth=1, linestyle="--")

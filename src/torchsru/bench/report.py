@@ -211,8 +211,7 @@ def markdown(rows: list[Row]) -> str:
     parts = ["```text\n" + heading(about(rows[0])) + "\n\n" + summary(rows) + "\n```"]
     if overview := _overview(rows):
         parts.append(
-            "Median ratio (target): bold where the target is missed, `~` where the quartiles lie "
-            "further apart than a tenth of the median."
+            "Median ratio (target): bold where the target is missed, `~` where it is noisy."
         )
         parts.append(markdown_table(("L, B, d", *TABLE_COLUMNS), overview))
     for name in dict.fromkeys(row.case for row in rows):
