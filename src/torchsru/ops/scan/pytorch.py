@@ -42,7 +42,7 @@ def linear_backward(
     if cu_seqlens is not None:
         docs = Documents.from_bounds(cu_seqlens, a.shape[0])
         # backward in time, the padding comes first, where the state is still c0
-        before = torch.zeros_like(c[:1, 0]) if c0 is None else c0.to(c.dtype)
+        before = c.new_zeros(1, c.shape[-1]) if c0 is None else c0.to(c.dtype)
         c = torch.where(docs.mask[:, :, None], before, docs.pad(c))
         gc = docs.pad(gc).masked_fill(docs.mask[:, :, None], 0)
         ga, gb, gc0 = linear_backward(

@@ -99,7 +99,7 @@ def sru_backward(
         docs = Documents.from_bounds(cu_seqlens, u.shape[0])
         steps = v is not None and v.dim() == 4
         # backward in time, the padding comes first, where the state is still c0
-        before = torch.zeros_like(c[:1, 0]) if c0 is None else c0
+        before = c.new_zeros(1, c.shape[-1]) if c0 is None else c0
         c = torch.where(docs.mask[:, :, None], before, docs.pad(c))
         gu, gx, gv, gb, gc0, gm = sru_backward(
             docs.pad(gh), gc_last, docs.pad(u), None if x is None else docs.pad(x),
