@@ -208,6 +208,8 @@ def test_no_steps_at_all_in_documents(documents, backend):
     (c.sum() + last.sum()).backward()
     if documents:
         torch.testing.assert_close(c0.grad, torch.ones(documents, 4))
+    c, _ = linear_recurrence(a, a * 2, cu_seqlens=bounds, backend=backend)
+    c.sum().backward()
 
 
 @pytest.mark.parametrize("backend", ALL)

@@ -91,9 +91,20 @@ def sru_wrong(u, x, v, b, c0, **options):
     return torch.stack(h), c
 
 
-def test_the_check_can_fail():
+def sru_forgetful(u, x, v, b, c0, **options):
+    """A state that is carried in the input's type."""
+    hs, c = [], c0
+    for t in range(u.shape[0]):
+        h, c = sru_recurrence(u[t : t + 1], x[t : t + 1], v, b, c, alpha=options["alpha"])
+        hs.append(h)
+        c = c.to(u.dtype).to(c.dtype)
+    return torch.cat(hs), c
+
+
+@pytest.mark.parametrize("fn", [sru_wrong, sru_forgetful])
+def test_the_check_can_fail(fn):
     with pytest.raises(AssertionError, match="roundings off"):
-        check(sru_wrong, SruCase(dtype=torch.bfloat16))
+        check(fn, SruCase(dtype=torch.bfloat16))
 
 
 def test_reference_by_hand():
@@ -409,6 +420,8 @@ def test_no_steps_at_all_in_documents(documents, backend):
     assert u.grad.shape == u.shape
     if documents:
         torch.testing.assert_close(c0.grad, torch.ones(documents, 4))
+    h, _ = sru_recurrence(u, cu_seqlens=bounds, backend=backend)
+    h.sum().backward()
 
 
 @pytest.mark.parametrize("backend", ALL)
