@@ -529,5 +529,5 @@ def _check_positive(**sizes: int) -> None:
 
 def _check_probabilities(**probabilities: float) -> None:
     for name, p in probabilities.items():
-        if not 0 <= p < 1:
+        if not isinstance(p, (int, float)) or not 0 <= p < 1:
             raise ValueError(f"{name} must be in [0, 1), got {p!r}")
