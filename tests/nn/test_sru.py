@@ -628,6 +628,13 @@ BAD_OPTIONS = {
 }
 
 
+@pytest.mark.parametrize("name", ["dropout", "state_dropout", "input_dropout"])
+@pytest.mark.parametrize("value", [float("nan"), 2, "0.1", None])
+def test_probabilities(value, name):
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got "):
+        SRU(I, D, **{name: value})
+
+
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_bad_options(name):
     value, message = BAD_OPTIONS[name]
