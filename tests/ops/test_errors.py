@@ -148,6 +148,12 @@ def test_linear_recurrence_refuses(arguments, message):
         linear(**arguments)
 
 
+@pytest.mark.parametrize("name", ["u", "x", "v", "c0", "mask"])
+def test_what_is_no_tensor_is_refused_by_name(name):
+    with pytest.raises(TypeError, match=rf"{name} must be a tensor \[.*\], got list"):
+        sru(**{name: [0.0]})
+
+
 BAD_BOUNDS = {
     (1, L): r"cu_seqlens\[0\] must be 0, got 1",
     (0, 3, 2, L): r"cu_seqlens must not fall, got 3 then 2 at index 2",

@@ -145,6 +145,22 @@ def test_gradcheck(case, backend):
     assert gradgradcheck(fn, values)
 
 
+def test_forward_mode_is_the_references():
+    """Autograd takes an op without a forward-mode formula for a constant: zeros, in silence."""
+    t = SruCase().tensors()
+    direction = torch.ones_like(t["u"])
+
+    def h(u):
+        return sru_recurrence(u, t["x"], t["v"], t["b"], t["c0"])[0]
+
+    _, derivative = torch.func.jvp(h, (t["u"],), (direction,))
+    step = 1e-6
+    numerical = (h(t["u"] + step * direction) - h(t["u"] - step * direction)) / (2 * step)
+    torch.testing.assert_close(derivative, numerical, rtol=1e-6, atol=1e-8)
+    with pytest.raises(RuntimeError, match="'torch' has no forward-mode derivatives"):
+        torch.func.jvp(lambda x: sru_recurrence(t["u"], x, backend="torch"), (t["x"],), (t["x"],))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("used", OUTPUTS)
 @pytest.mark.parametrize("case", FEW, ids=str)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from torchsru.ops._library import LOAD_ERROR, warn_if_not_compiled
 
@@ -19,12 +20,17 @@ def choose(name: str, u: Tensor) -> str:
 
     Raises: ValueError if the name is unknown; RuntimeError if that backend cannot run the call.
     """
+    forward_mode = forward_ad._current_level >= 0  # autograd would take our ops for constants
     if name == "auto":
+        if forward_mode:
+            return "reference"
         if LOAD_ERROR is not None and u.is_cpu:
             warn_if_not_compiled()
         return "cpu" if LOAD_ERROR is None and u.is_cpu else "torch"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {list(BACKENDS)}, got {name!r}")
+    if forward_mode and name != "reference":
+        raise RuntimeError(f"backend {name!r} has no forward-mode derivatives; 'auto' has")
     if reason := BACKENDS[name](u):
         raise RuntimeError(
             f"backend {name!r} cannot run this call: {reason}; got {u.dtype} on {u.device}, "

@@ -8,6 +8,8 @@ from torchsru.ops._dtypes import INPUT_DTYPES
 
 def check_input(name: str, t: Tensor, letters: str) -> None:
     """Check an input's rank and type; `letters` are its dims: "L, B, D"."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor [{letters}], got {type(t).__name__}")
     if t.dim() != letters.count(",") + 1:
         raise ValueError(f"{name} must be [{letters}], got shape {list(t.shape)}")
     if t.dtype not in INPUT_DTYPES:
@@ -19,6 +21,8 @@ def check_shape(
     name: str, t: Tensor, shape: tuple[int, ...], letters: str, like: str, device: torch.device
 ) -> None:
     """Check that t has a shape, and stands on a device, which follow from the argument `like`."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor [{letters}], got {type(t).__name__}")
     if t.shape != shape:
         raise ValueError(
             f"{name} must be [{letters}] = {list(shape)} to match {like}, got {list(t.shape)}"
@@ -41,9 +45,9 @@ def check_sequences(
 ) -> int:
     """Check padding mask and documents; return the number of states: B rows or N documents."""
     if mask is not None:
+        check_shape("mask", mask, (L, B), "L, B", like, device)
         if mask.dtype != torch.bool:
             raise ValueError(f"mask must be bool, True at padding, got {mask.dtype}")
-        check_shape("mask", mask, (L, B), "L, B", like, device)
     if cu_seqlens is None:
         return B
     if mask is not None:

@@ -83,9 +83,11 @@ def sru_recurrence(
     Returns:
         h [L, B, D] in u's type and the last state c [R, D], in float32 or float64. For the
         second direction, the last state is that of the first step. Both are differentiable, and
-        so are all floating-point arguments; twice in eager mode.
+        so are all floating-point arguments; twice in eager mode, and in forward mode, through
+        the reference.
 
     Raises:
+        TypeError: if what should be a tensor is none.
         ValueError: if shapes, types or devices disagree.
         RuntimeError: if the named backend cannot run, or if the values of cu_seqlens do not rise
             from 0 to L (they are read inside the op).
@@ -109,7 +111,7 @@ def sru_recurrence(
         R = check_sequences(mask, cu_seqlens, L, B, "u", device)
     S = state_dtype(u)
     if v is not None:
-        per_step = v.dim() == 4
+        per_step = isinstance(v, Tensor) and v.dim() == 4
         shape = (L, B, 2, D) if per_step else (2, D)
         check_shape("v", v, shape, "L, B, 2, D" if per_step else "2, D", "u", device)
         v = as_dtype("v", v, S, "u")
