@@ -162,19 +162,19 @@ class SRUCell(nn.Module):
         """
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(_wrong_x(x, self.input_size, "L, B, input_size"))
-        rows = _count_rows(x, cu_seqlens)
+        n = self.num_directions
         c0 = None
         if state is not None:
-            _check_state(state, (self.num_directions, rows, self.hidden_size))
-            c0 = _join_directions(state, self.num_directions)
+            _check_state(state, (n, _count_rows(x, cu_seqlens), self.hidden_size))
+            c0 = state[0] if n == 1 else state.transpose(0, 1).flatten(1)
 
         inner, out_mask = x, None
         if self.layer_norm == "pre":
             inner = self.norm(inner)
         if self.training and self.input_dropout:
-            inner = _drop(inner, self.input_dropout, cu_seqlens, rows)
+            inner = _drop(inner, self.input_dropout, cu_seqlens)
         if self.training and self.state_dropout:
-            ones = self.bias.new_ones(rows, self.output_size)
+            ones = self.bias.new_ones(_count_rows(x, cu_seqlens), self.output_size)
             out_mask = F.dropout(ones, self.state_dropout)
         transform = self.transform
         try:
@@ -194,7 +194,7 @@ class SRUCell(nn.Module):
             v,
             self.bias,
             c0,
-            num_directions=self.num_directions,
+            num_directions=n,
             mask=mask,
             cu_seqlens=cu_seqlens,
             out_mask=out_mask,
@@ -204,7 +204,7 @@ class SRUCell(nn.Module):
         )
         if self.layer_norm == "post":
             h = self.norm(h)
-        return h, _split_directions(c, self.num_directions)
+        return h, c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
 
     def _split_matrices(self, u):
         """[L, B, k D] -> [L, B, k, D]."""
@@ -407,13 +407,13 @@ class SRU(nn.Module):
     def _stack(self, x, state, mask, cu_seqlens):
         """From x [L, B, input_size] and a state or None to h and the next state."""
         n = self.num_directions
-        rows = _count_rows(x, cu_seqlens)
         if state is not None:
+            rows = _count_rows(x, cu_seqlens)
             _check_state(state, (self.num_layers * n, rows, self.hidden_size))
         states = []
         for i, layer in enumerate(self.layers):
             if i and self.training and self.dropout:
-                x = _drop(x, self.dropout, cu_seqlens, rows)
+                x = _drop(x, self.dropout, cu_seqlens)
             state_i = None if state is None else state[i * n : (i + 1) * n]
             x, state_i = layer(x, state_i, mask=mask, cu_seqlens=cu_seqlens)
             states.append(state_i)
@@ -463,8 +463,9 @@ class SRU(nn.Module):
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
 
 
-def _drop(x: Tensor, p: float, cu_seqlens: Tensor | None, rows: int) -> Tensor:
+def _drop(x: Tensor, p: float, cu_seqlens: Tensor | None) -> Tensor:
     """Dropout of x [L, B, F] with one mask per sequence, shared over time."""
+    rows = _count_rows(x, cu_seqlens)
     if cu_seqlens is None:
         return x * F.dropout(x.new_ones(rows, x.shape[2]), p)
     # one more row for steps past the last bound, which the op refuses
