@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from torchsru._machine import caches, commit, machine, versions
 from torchsru.bench import cases, command
-from torchsru.bench.machine import caches, commit, machine, versions
 from torchsru.bench.process import peak_bytes
 from torchsru.bench.rows import read_rows
 from torchsru.bench.variants import Setting

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from torchsru._machine import busy_cores, commit, cores, machine, versions
 from torchsru.bench import cases, report
 from torchsru.bench.cases import BenchError, Case
 from torchsru.bench.check import CheckError
 from torchsru.bench.figures import FORMATS
-from torchsru.bench.machine import busy_cores, commit, cores, machine, versions
 from torchsru.bench.measure import MIN_ROUNDS, interleave
 from torchsru.bench.networks import original_missing
 from torchsru.bench.rows import Row, make_rows, read_rows

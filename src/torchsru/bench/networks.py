@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import torchsru
+from torchsru._machine import installed
 from torchsru.bench.cases import CONV, GRU, LSTM, ORIGINAL, SRU, BenchError, Shape
-from torchsru.bench.machine import installed
 
 
 @dataclass(frozen=True)
