@@ -106,6 +106,7 @@ def fit(
     """
     fabric = make_fabric(training)
     fabric.launch()
+    environment.keep_freed_memory()
     torch.manual_seed(training.seed)
     raw_model = make_model()
     raw_optimizer = torch.optim.AdamW(
