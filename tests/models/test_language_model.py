@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from torchsru.models import LanguageModel, LanguageModelConfig
-from torchsru.models.language_model import ByteEmbedding
 from torchsru.nn.state import reorder, reset
 
 CONFIGS = {
@@ -12,18 +11,12 @@ CONFIGS = {
     ),
     "lstm": LanguageModelConfig(rnn="lstm", width=12, layers=2),
     "gru": LanguageModelConfig(rnn="gru", width=12, layers=2),
-    "ngrams": LanguageModelConfig(
-        rnn="lstm", width=12, layers=1, ngram_orders=(2, 4), ngram_buckets=64
-    ),
 }
 
 
 def make_model(name, seed=0):
     torch.manual_seed(seed)
-    model = LanguageModel(CONFIGS[name]).double().eval()
-    for table in model.embedding.ngrams:
-        torch.nn.init.normal_(table.weight)
-    return model
+    return LanguageModel(CONFIGS[name]).double().eval()
 
 
 def text(L, B, seed=1):
@@ -87,7 +80,7 @@ def test_generation_reads_each_byte_once_and_streams():
 
 
 def test_seed_temperature_and_top_k():
-    model = make_model("ngrams")
+    model = make_model("lstm")
 
     def take(**options):
         return list(model.generate(b"x", 20, **options))
@@ -107,25 +100,6 @@ def test_generation_leaves_the_training_mode_alone():
     assert model.training
 
 
-def test_ngram_embedding_is_the_sum_of_its_tables():
-    embedding = ByteEmbedding(4, orders=(2, 3), buckets=1 << 16)
-    for table in embedding.ngrams:
-        torch.nn.init.normal_(table.weight)
-    out, history = embedding(torch.tensor(list(b"abcabc"))[:, None], None)
-    assert history[:, 0].tolist() == list(b"bc")
-    # "c" after "ab" twice: the same n-grams, the same sum
-    torch.testing.assert_close(out[5], out[2], rtol=0, atol=0)
-    assert not torch.equal(out[3], out[0])  # "a" after "bc" and "a" at the start
-
-
-def test_hashes_spread_over_the_buckets():
-    embedding = ByteEmbedding(1, orders=(2,), buckets=1024)
-    pairs = torch.cartesian_prod(torch.arange(97, 123), torch.arange(97, 123)).T  # [2, 676]
-    used = embedding._hash(pairs, 2, 1).unique()
-    assert used.min() >= 0 and used.max() < 1024
-    assert len(used) > 0.6 * 676 * (1 - 0.5 * 676 / 1024)
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -135,9 +109,6 @@ def test_hashes_spread_over_the_buckets():
         ("dropout", 1.0),
         ("state_dropout", -0.1),
         ("projection", -1),
-        ("ngram_orders", (1,)),
-        ("ngram_orders", (2, 2)),
-        ("ngram_buckets", 1000),
         ("layer_norm", "both"),
     ],
 )

@@ -22,9 +22,7 @@ TEXT = torch.frombuffer(
 )
 TRAINING = Training(steps=12, lr=1e-2, evaluations=2, checkpoints=2, log_every=5, device="cpu")
 MODELS = {
-    "sru": LanguageModelConfig(
-        rnn="sru", width=16, layers=2, dropout=0.1, state_dropout=0.1, ngram_orders=(2,)
-    ),
+    "sru": LanguageModelConfig(rnn="sru", width=16, layers=2, dropout=0.1, state_dropout=0.1),
     "lstm": LanguageModelConfig(rnn="lstm", width=16, layers=2, dropout=0.1),
 }
 ABOUT = {"name": "test"}

@@ -1,11 +1,9 @@
 """Byte language model: embedding, stacked recurrent layers, a score for each next byte.
 
-L time steps, B batch rows, D width, H remembered bytes, V = 256 byte values.
+L time steps, B batch rows, D width, V = 256 byte values.
 
-Input    the byte's embedding, plus for each order n of `ngram_orders` the embedding of a hash of
-         the last n bytes: a look-up, no matrix product, the same for every kind of layer
-State    {"rnn": the layers' own, "history": [H, B] the last H = max(order) - 1 bytes}; a pytree
-         with the batch at dim 1 (torchsru.nn.state), so text may be cut anywhere
+State    the layers' own: a pytree with the batch at dim 1 (torchsru.nn.state), so a text may be
+         cut anywhere
 Check    tests/models/test_language_model.py
 """
 
@@ -20,7 +18,6 @@ from torchsru.nn.sru import SRU
 
 VOCABULARY = 256
 START = 0  # the byte before a text; corpora put it between files
-MIX = 0x9E3779B97F4A7C15 - (1 << 64)  # odd, near 2^64 / golden ratio, as a signed 64-bit integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +32,6 @@ class LanguageModelConfig:
     """Recurrent layers, stacked."""
     dropout: float = 0.0
     """After the embedding, between layers and before the output."""
-    ngram_orders: tuple[int, ...] = ()
-    """Orders n >= 2 whose hashed n-byte embeddings are added to the input."""
-    ngram_buckets: int = 4096
-    """Rows of each order's table, a power of two."""
     projection: int = 0
     """SRU: inner size of each layer's factorised transform; 0: not factorised."""
     layer_norm: Literal["pre", "post"] | None = None
@@ -61,12 +54,6 @@ class LanguageModelConfig:
         for name in ("dropout", "state_dropout", "input_dropout"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
-        if any(not 2 <= order <= 8 for order in self.ngram_orders):
-            raise ValueError(f"ngram_orders must lie between 2 and 8, got {self.ngram_orders}")
-        if len(set(self.ngram_orders)) < len(self.ngram_orders):
-            raise ValueError(f"ngram_orders must differ, got {self.ngram_orders}")
-        if self.ngram_buckets < 2 or self.ngram_buckets & (self.ngram_buckets - 1):
-            raise ValueError(f"ngram_buckets must be a power of two, got {self.ngram_buckets}")
         if self.layer_norm not in (None, "pre", "post"):
             raise ValueError(f"layer_norm must be None, 'pre' or 'post', got {self.layer_norm!r}")
         if self.rnn != "sru":
@@ -98,54 +85,21 @@ def build_rnn(config: LanguageModelConfig) -> nn.Module:
     return {"lstm": nn.LSTM, "gru": nn.GRU}[c.rnn](c.width, c.width, c.layers, dropout=between)
 
 
-class ByteEmbedding(nn.Module):
-    """Embedding of each byte, plus those of the hashed n-grams that end with it."""
-
-    def __init__(self, width: int, orders: tuple[int, ...] = (), buckets: int = 4096):
-        super().__init__()
-        self.orders, self.buckets = orders, buckets
-        self.history = max(orders, default=1) - 1
-        self.byte = nn.Embedding(VOCABULARY, width)
-        # Zeros: an n-gram never seen in training says nothing.
-        self.ngrams = nn.ModuleList(
-            nn.Embedding(buckets, width, _weight=torch.zeros(buckets, width)) for _ in orders
-        )
-
-    def forward(self, x: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x [L, B] int64 and the H bytes before it [H, B] -> [L, B, D] and the last H bytes."""
-        if history is None:
-            history = x.new_full((self.history, x.shape[1]), START)
-        text_TB = torch.cat([history, x])
-        out_LBD = self.byte(x)
-        for order, table in zip(self.orders, self.ngrams, strict=True):
-            out_LBD = out_LBD + table(self._hash(text_TB, order, len(x)))
-        return out_LBD, text_TB[len(x) :]
-
-    def _hash(self, text_TB: Tensor, order: int, L: int) -> Tensor:
-        key_LB = torch.zeros_like(text_TB[-L:] if L else text_TB[:0])
-        for back in range(order):
-            stop = len(text_TB) - back
-            key_LB = key_LB | text_TB[stop - L : stop] << (8 * back)
-        return (key_LB * MIX >> (64 - self.buckets.bit_length())) & (self.buckets - 1)
-
-
 class LanguageModel(nn.Module):
     """Scores of the next byte after each byte of a text."""
 
     def __init__(self, config: LanguageModelConfig):
         super().__init__()
         self.config = config
-        self.embedding = ByteEmbedding(config.width, config.ngram_orders, config.ngram_buckets)
+        self.embedding = nn.Embedding(VOCABULARY, config.width)
         self.rnn = build_rnn(config)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(config.width, VOCABULARY)
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """x [L, B] int64, the state after the bytes before -> logits [L, B, V], state."""
-        state = state or {"rnn": None, "history": None}
-        x_LBD, history = self.embedding(x, state["history"])
-        h_LBD, rnn_state = self.rnn(self.dropout(x_LBD), state["rnn"])
-        return self.output(self.dropout(h_LBD)), {"rnn": rnn_state, "history": history}
+        h_LBD, state = self.rnn(self.dropout(self.embedding(x)), state)
+        return self.output(self.dropout(h_LBD)), state
 
     def generate(
         self,

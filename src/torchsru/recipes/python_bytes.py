@@ -11,11 +11,9 @@ from torchsru.train.config import Training
 def python_bytes() -> LanguageModelRecipe:
     """Stacked SRU on the Python standard library, 100 s of training."""
     return LanguageModelRecipe(
-        model=LanguageModelConfig(
-            rnn="sru", width=320, layers=5, ngram_orders=(2, 3, 4), ngram_buckets=8192
-        ),
-        data=ByteData(unroll=64, batch=16),
-        training=Training(lr=3e-3, embedding_lr=3.0, seconds=100, evaluations=4, checkpoints=1),
+        model=LanguageModelConfig(rnn="sru", width=256, layers=4),
+        data=ByteData(unroll=64, batch=32),
+        training=Training(lr=4e-3, embedding_lr=3.0, seconds=100, evaluations=4, checkpoints=1),
     )
 
 
@@ -24,8 +22,8 @@ def python_bytes_lstm() -> LanguageModelRecipe:
     sru = python_bytes()
     return replace(
         sru,
-        model=replace(sru.model, rnn="lstm", layers=2),
-        training=replace(sru.training, lr=5e-3),
+        model=replace(sru.model, rnn="lstm", width=308, layers=1),
+        training=replace(sru.training, lr=7e-3),
     )
 
 
@@ -33,7 +31,7 @@ def debug(recipe: LanguageModelRecipe) -> LanguageModelRecipe:
     """The same code in seconds: a small model, few steps."""
     return replace(
         recipe,
-        model=replace(recipe.model, width=32, layers=2, ngram_buckets=256),
+        model=replace(recipe.model, width=32, layers=2),
         data=replace(recipe.data, unroll=16, batch=4, eval_bytes=2048, eval_batch=4),
         training=replace(
             recipe.training, lr=1e-2, steps=60, seconds=None, evaluations=2, checkpoints=2
