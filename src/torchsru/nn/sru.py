@@ -484,16 +484,6 @@ def _count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
     return cu_seqlens.shape[0] - 1
 
 
-def _join_directions(state: Tensor, n: int) -> Tensor:
-    """[n, R, d] -> [R, n d]."""
-    return state[0] if n == 1 else state.transpose(0, 1).flatten(1)
-
-
-def _split_directions(c: Tensor, n: int) -> Tensor:
-    """[R, n d] -> [n, R, d]."""
-    return c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
-
-
 def _wrong_x(x: Tensor, input_size: int, *letters: str) -> str:
     allowed = " or ".join(f"[{words}]" for words in letters)
     return f"x must be {allowed} with input_size = {input_size}, got {list(x.shape)}"
