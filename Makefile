@@ -62,6 +62,17 @@ sanitize: build  ## Test the kernels, without torch, under the address and undef
 	$(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
 
+# Debian: apt install g++-aarch64-linux-gnu qemu-user
+.PHONY: arm
+arm: build  ## Needs a cross compiler and qemu: the kernels for ARM64 (NEON), tested in an emulator
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64 >/dev/null || { echo "make arm needs aarch64-linux-gnu-g++ and qemu-aarch64 on PATH (Debian: apt install g++-aarch64-linux-gnu qemu-user)"; exit 1; }
+	$(BIN)/cmake -S . -B build/arm -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+		-DTORCHSRU_KERNEL_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
+		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
+	$(BIN)/cmake --build build/arm
+	$(BIN)/ctest --test-dir build/arm --output-on-failure --no-tests=error
+
 # Runs from the checkout and sets up nothing: a GPU machine brings its own PyTorch and may be
 # offline. Without cmake there the CPU ops take their pure-PyTorch path.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
