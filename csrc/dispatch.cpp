@@ -69,12 +69,13 @@ extern "C" {
 
 // Name of the instruction set in use, or the reason why there is none.
 __attribute__((visibility("default"))) const char* torchsru_isa_used() {
-  static std::string answer;
-  try {
-    answer = torchsru::kernels().name;
-  } catch (const std::exception& error) {
-    answer = error.what();
-  }
+  static const std::string answer = []() -> std::string {
+    try {
+      return torchsru::kernels().name;
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+  }();
   return answer.c_str();
 }
 

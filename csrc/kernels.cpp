@@ -4,7 +4,8 @@
 // Order      time outside, rows inside, columns innermost: memory is streamed, the state of the
 //            rows at hand stays in the cache (it lives in the output that becomes the last state)
 // Precision  loads and stores IO; computes and carries the state in S (double for double, else
-//            float); sums over time and rows go through float for a few dozen steps, then double
+//            float); sums over time and rows go through float for a few dozen steps, then double,
+//            but out_mask's gradient, a sum over time alone, stays in S
 // Memory     the backward pass reads c of every step and computes the gates again
 // Limits     any L, B, R, D, zero included; int64 offsets; no alignment asked for
 // Build      GCC/Clang vector types, no intrinsics, no library code but exp and tanh of double
@@ -198,7 +199,7 @@ INLINE f64v tanh_(f64v v) {
   return out;
 }
 
-// |v_f| up to here keeps the contractive Jacobian in [0, 1]; ops/sru/reference.py derives it.
+// |v_f| up to here keeps the contractive Jacobian in [0, 1]; ops/sru/__init__.py derives it.
 constexpr double kContractiveBound = 2.2334;
 
 // ---- the walk over a share -----------------------------------------------------------------------

@@ -95,12 +95,13 @@ struct Kernels {
   void (*half_to_f32)(Type type, const uint16_t* x, float* y, int64_t n);
 };
 
+// Static, as every object has its own instruction set: the linker must not share a copy.
 // Rows whose sums are kept apart, so that threads can share the rows: a function of R alone.
-inline int64_t rows_per_block(const Shape& s) {
+static inline int64_t rows_per_block(const Shape& s) {
   if (s.documents) return s.R > 0 ? s.R : 1; // documents share threads by columns
   return s.R / 16 > 1 ? s.R / 16 : 1;
 }
-inline int64_t row_blocks(const Shape& s) {
+static inline int64_t row_blocks(const Shape& s) {
   const int64_t rows = rows_per_block(s);
   return (s.R + rows - 1) / rows;
 }

@@ -1,4 +1,4 @@
-"""Simple Recurrent Units for PyTorch: fast recurrent layers on any CPU and GPU."""
+"""Simple Recurrent Units for PyTorch: fast recurrent layers on any CPU."""
 
 from torchsru.nn import SRU, SRUCell
 

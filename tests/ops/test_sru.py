@@ -157,7 +157,7 @@ def test_forward_mode_is_the_references():
     step = 1e-6
     numerical = (h(t["u"] + step * direction) - h(t["u"] - step * direction)) / (2 * step)
     torch.testing.assert_close(derivative, numerical, rtol=1e-6, atol=1e-8)
-    with pytest.raises(RuntimeError, match="'torch' has no forward-mode derivatives"):
+    with pytest.raises(RuntimeError, match=r"'torch' cannot run .* no forward-mode derivatives"):
         torch.func.jvp(lambda x: sru_recurrence(t["u"], x, backend="torch"), (t["x"],), (t["x"],))
 
 

@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
             raise
         return refuse(f"{name} needs {error.name}: pip install 'torchsru[train]'")
+    except PermissionError as error:
+        return refuse(f"{error.filename} can't be written or read: {error.strerror}")
     except KeyboardInterrupt:
         print("torchsru: stopped", file=sys.stderr)
         return 130

@@ -82,11 +82,13 @@ def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
     """
     if paths:
         name = ", ".join(paths)
-        named = [item for path in paths for item in _files_of(Path(path))]
+        found = [item for path in paths for item in _files_of(Path(path))]
+        # a file named twice must not be on both sides
+        named = list({item.resolve(): item for item in found}.values())
     else:
         name = "Python standard library"
         named = _python_sources()
-    texts = [_read(path) for path in named]
+    texts = list(dict.fromkeys(_read(path) for path in named))  # nor may a copy of it
     if not any(texts):
         raise DataError(f"no bytes to train on in {name}")
 
@@ -118,8 +120,12 @@ def _python_sources() -> list[Path]:
 def _files_of(path: Path) -> list[Path]:
     if not path.exists():
         raise DataError(f"data path {str(path)!r} does not exist")
-    if not path.is_dir():
+    if path.is_file():
+        if path.stat().st_size == 0:
+            raise DataError(f"data file {str(path)!r} is empty")
         return [path]
+    if not path.is_dir():
+        raise DataError(f"data path {str(path)!r} must be a file or a folder")
     found = _walk(path, skip={"__pycache__"})
     if not found:
         raise DataError(f"data folder {str(path)!r} holds no files")
@@ -133,7 +139,7 @@ def _walk(root: Path, skip: set[str]) -> list[Path]:
     found: list[Path] = []
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = [f for f in folders if f not in skip and not f.startswith(".")]
-        found += [Path(folder, f) for f in files if not f.startswith(".")]
+        found += [p for f in files if not f.startswith(".") and (p := Path(folder, f)).is_file()]
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 

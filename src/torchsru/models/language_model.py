@@ -54,6 +54,8 @@ class LanguageModelConfig:
         for name in ("dropout", "state_dropout", "input_dropout"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if not -100 < self.highway_bias < 100:
+            raise ValueError(f"highway_bias must lie in (-100, 100), got {self.highway_bias}")
         if self.layer_norm not in (None, "pre", "post"):
             raise ValueError(f"layer_norm must be None, 'pre' or 'post', got {self.layer_norm!r}")
         if self.rnn != "sru":
@@ -126,6 +128,8 @@ class LanguageModel(nn.Module):
         for name, value in (("count", count), ("temperature", temperature), ("top_k", top_k)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+            if not value < float("inf"):
+                raise ValueError(f"{name} must be finite, got {value}")
         return self._generate(prompt or bytes([START]), count, temperature, top_k, seed)
 
     @torch.inference_mode()

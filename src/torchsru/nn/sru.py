@@ -426,7 +426,13 @@ class SRU(nn.Module):
         x, lengths = pad_packed_sequence(packed)  # rows in the caller's order
         padding = torch.arange(x.shape[0])[:, None] >= lengths
         h, c = self._stack(x, state, padding.to(x.device), None)
-        return pack_padded_sequence(h, lengths, enforce_sorted=packed.sorted_indices is None), c
+        # pack in the input's own order: rows of equal length must not change places
+        order = packed.sorted_indices
+        if order is not None:
+            h, lengths = h.index_select(1, order), lengths[order.cpu()]
+        data = pack_padded_sequence(h, lengths).data
+        out = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
+        return out, c
 
     def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Take one step on live input; equal to a step of the whole sequence, to rounding.
@@ -479,6 +485,8 @@ def _count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
     """R, the number of states: batch rows or documents."""
     if cu_seqlens is None:
         return x.shape[1]
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"cu_seqlens must be a tensor [N + 1], got {type(cu_seqlens).__name__}")
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(f"cu_seqlens must be [N + 1], got shape {list(cu_seqlens.shape)}")
     return cu_seqlens.shape[0] - 1

@@ -7,10 +7,17 @@ from torch.autograd import forward_ad
 
 from torchsru.ops._library import LOAD_ERROR, warn_if_not_compiled
 
+
+def _no_forward_mode() -> str | None:
+    if forward_ad._current_level >= 0:  # autograd would take our ops for constants, in silence
+        return "it has no forward-mode derivatives"
+    return None
+
+
 #: name: why it cannot run a call on this tensor, or None; "auto" takes the first that can
 BACKENDS: dict[str, Callable[[Tensor], str | None]] = {
-    "cpu": lambda u: LOAD_ERROR or (None if u.is_cpu else "needs CPU tensors"),
-    "torch": lambda u: None,
+    "cpu": lambda u: LOAD_ERROR or (_no_forward_mode() if u.is_cpu else "needs CPU tensors"),
+    "torch": lambda u: _no_forward_mode(),
     "reference": lambda u: None,
 }
 
@@ -20,17 +27,12 @@ def choose(name: str, u: Tensor) -> str:
 
     Raises: ValueError if the name is unknown; RuntimeError if that backend cannot run the call.
     """
-    forward_mode = forward_ad._current_level >= 0  # autograd would take our ops for constants
     if name == "auto":
-        if forward_mode:
-            return "reference"
         if LOAD_ERROR is not None and u.is_cpu:
             warn_if_not_compiled()
-        return "cpu" if LOAD_ERROR is None and u.is_cpu else "torch"
+        return next(name for name, why_not in BACKENDS.items() if why_not(u) is None)
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {list(BACKENDS)}, got {name!r}")
-    if forward_mode and name != "reference":
-        raise RuntimeError(f"backend {name!r} has no forward-mode derivatives; 'auto' has")
     if reason := BACKENDS[name](u):
         raise RuntimeError(
             f"backend {name!r} cannot run this call: {reason}; got {u.dtype} on {u.device}, "

@@ -54,6 +54,8 @@ def check_sequences(
         raise ValueError("mask must be None beside cu_seqlens: documents have no padding")
     if B != 1:
         raise ValueError(f"{like} must have one batch row beside cu_seqlens, got B = {B}")
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"cu_seqlens must be a tensor [N + 1], got {type(cu_seqlens).__name__}")
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(f"cu_seqlens must be [N + 1], got shape {list(cu_seqlens.shape)}")
     if cu_seqlens.dtype not in (torch.int32, torch.int64):

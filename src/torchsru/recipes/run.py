@@ -115,6 +115,12 @@ def evaluate_run(
     if paths:
         corpus = replace(corpus, heldout=torch.cat([corpus.train, corpus.heldout]))
     task = LanguageModelling(corpus, data, run.recipe.training.seed)
+    saved = load_checkpoint(run.folder / CHECKPOINTS)
+    if not paths and saved is not None and saved.facts["content"] != task.content:
+        raise RunError(
+            f"{run.folder} was trained on other data than what is there now: what is held out now "
+            "may have been trained on; name files of your own with --data"
+        )
     model = make_fabric(run.recipe.training).setup(load_model(run))
     found, seconds = evaluate(task, model)
     return {**found, "bytes": task.eval_bytes, "seconds": seconds}

@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
 FORMAT = 1
 PREFIX = "step-"
@@ -56,20 +55,20 @@ def save_checkpoint(
     final = folder / f"{PREFIX}{facts['step']:09d}"
     if final.exists():  # saved a moment ago, at this very step
         return final
-    leaves, shape = tree_flatten(state)
+    leaves: list[Tensor] = []
+    shape = to_shape(state, leaves)
     training = {
         f"optimizer.{index}.{name}": value
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
-    training |= {f"state.{i}": leaf for i, leaf in enumerate(leaves) if leaf is not None}
+    training |= {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
     training["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         training["random.cuda"] = torch.cuda.get_rng_state()
     about = {
         "format": FORMAT,
-        "state_shape": treespec_dumps(shape),
-        "state_empty": [i for i, leaf in enumerate(leaves) if leaf is None],
+        "state_shape": shape,
         **facts,
     }
     write_folder(
@@ -80,9 +79,9 @@ def save_checkpoint(
             "training.json": json.dumps(about, indent=1).encode(),
         },
     )
-    for old in folder.iterdir():
+    for old in [*folder.glob(f"{PREFIX}*"), *folder.glob(f".{PREFIX}*")]:
         if old != final:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # another process may be reading it
     return final
 
 
@@ -100,10 +99,8 @@ def load_checkpoint(folder: Path) -> Saved | None:
         tensors = load_file(newest / "training.safetensors")
         if facts["format"] != FORMAT:
             raise RunError(f"{newest} has format {facts['format']}, this version reads {FORMAT}")
-        shape = treespec_loads(facts["state_shape"])
-        empty = set(facts["state_empty"])
-        leaves = [None if i in empty else tensors[f"state.{i}"] for i in range(shape.num_leaves)]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        state = from_shape(facts["state_shape"], tensors)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(f"checkpoint {newest} is damaged or incomplete: {error}") from error
     optimizer: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -111,7 +108,41 @@ def load_checkpoint(folder: Path) -> Saved | None:
             _, index, name = key.split(".", 2)
             optimizer.setdefault(int(index), {})[name] = value
     random = {k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")}
-    return Saved(model, optimizer, tree_unflatten(leaves, shape), random, facts)
+    return Saved(model, optimizer, state, random, facts)
+
+
+def to_shape(state: Any, leaves: list[Tensor]) -> Any:
+    """Describe a pytree in JSON: numbers of leaves, null, and ["tuple" | "list" | "dict", parts].
+
+    Appends the leaves. A closed set of kinds: what is read back can name nothing else.
+    Raises: TypeError if the pytree holds anything else.
+    """
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        leaves.append(state)
+        return len(leaves) - 1
+    if type(state) in (tuple, list):
+        return [type(state).__name__, [to_shape(part, leaves) for part in state]]
+    if type(state) is dict and all(isinstance(name, str) for name in state):
+        return ["dict", {name: to_shape(part, leaves) for name, part in state.items()}]
+    raise TypeError(f"state must hold tensors, tuples, lists, dicts and None, got {type(state)}")
+
+
+def from_shape(shape: Any, tensors: dict[str, Tensor]) -> Any:
+    """Build the pytree that `to_shape` described. Raises ValueError or KeyError if it can't be."""
+    match shape:
+        case None:
+            return None
+        case int():
+            return tensors[f"state.{shape}"]
+        case ["tuple", list(parts)]:
+            return tuple(from_shape(part, tensors) for part in parts)
+        case ["list", list(parts)]:
+            return [from_shape(part, tensors) for part in parts]
+        case ["dict", dict(parts)]:
+            return {name: from_shape(part, tensors) for name, part in parts.items()}
+    raise ValueError(f"the state's shape is not one that this version writes: {shape!r}")
 
 
 def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -59,8 +59,8 @@ class Training:
             ("checkpoints", 0),
             ("log_every", 1),
         ):
-            if not (value := getattr(self, name)) >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+            if not least <= (value := getattr(self, name)) < 2**63:
+                raise ValueError(f"{name} must be at least {least}, and below 2^63, got {value}")
         for name, allowed in (
             ("schedule", ("cosine", "linear", "constant")),
             ("precision", ("auto", "float32", "bfloat16")),

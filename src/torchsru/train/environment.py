@@ -45,5 +45,6 @@ def keep_freed_memory() -> None:
         return
     m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
     libc = ctypes.CDLL(None)
-    libc.mallopt(m_mmap_threshold, 1 << 30)
-    libc.mallopt(m_trim_threshold, -1)
+    # older glibc refuses more than half of a heap; setting the second alone would make it worse
+    if libc.mallopt(m_mmap_threshold, 1 << 30) or libc.mallopt(m_mmap_threshold, 32 << 20):
+        libc.mallopt(m_trim_threshold, -1)

@@ -190,9 +190,10 @@ def fit(
                 found, eval_seconds = evaluate(task, model)
                 log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
                 live.evaluated(at.step, at.seconds, found)
-            if interrupt.asked or is_due(training.checkpoints, used, now_used) or now_used == 1:
+            stop = interrupt.asked  # read once: a signal may come between the two lines
+            if stop or is_due(training.checkpoints, used, now_used) or now_used == 1:
                 save()
-            if interrupt.asked and now_used < 1:
+            if stop and now_used < 1:
                 raise Interrupted(f"stopped at step {at.step:,} and saved")
 
     result = {

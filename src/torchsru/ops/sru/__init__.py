@@ -3,6 +3,8 @@
 reference.py is the definition, pytorch.py the pure-PyTorch path, csrc/ the compiled one.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -51,9 +53,9 @@ def sru_recurrence(
 
         J = dc_t / dc_{t-1} = f + delta w sech^2(delta) f (1 - f),
 
-    and since |delta sech^2(delta)| <= 0.44775 < 1 / 2.2334, the factor beside f (1 - f) lies in
-    (-1, 1): f^2 < J < f (2 - f), so J is in [0, 1]. A gradient through time can then neither grow
-    nor change sign.
+    and since |delta sech^2(delta)| <= 0.447744 < 0.447747 < 1 / 2.2334, the factor beside f (1 - f)
+    lies in (-1, 1): f^2 < J < f (2 - f), so J is in [0, 1]. A gradient through time can then
+    neither grow nor change sign.
 
     Letters: L time steps, B batch rows, N documents, R = N with `cu_seqlens` and B without,
     D channels = num_directions times hidden size; the second half of D runs backward in time.
@@ -127,6 +129,8 @@ def sru_recurrence(
         out_mask = as_dtype("out_mask", out_mask, S, "u")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    if not -math.inf < alpha < math.inf:
+        raise ValueError(f"alpha must be finite, got {alpha}")
 
     arguments = (
         u, x, v, b, c0, mask, cu_seqlens, out_mask,
