@@ -94,3 +94,21 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
 def test_impossible_values_are_refused_by_name(field, value):
     with pytest.raises(ValueError, match=rf"{field} must .*got {value}"):
         ByteData(**{field: value})
+
+
+def test_a_file_or_its_copy_is_on_one_side_only(tmp_path):
+    for i in range(120):
+        (tmp_path / f"{i:03}.txt").write_bytes(b"%03d " % (i % 60) * 20)  # each text twice
+    corpus = load_corpus((str(tmp_path), str(tmp_path / "002.txt"), str(tmp_path)), 0.1)
+    held, train = (
+        set(part.numpy().tobytes().replace(b"\0", b" ").split())
+        for part in (corpus.heldout, corpus.train)
+    )
+    assert corpus.files == 60 and len(held) == 6 and len(train) == 54 and not held & train
+
+
+def test_an_empty_file_beside_others_is_named(tmp_path):
+    (tmp_path / "full").write_bytes(b"words " * 9)
+    (tmp_path / "empty").touch()
+    with pytest.raises(DataError, match=r"data file '.*empty' is empty"):
+        load_corpus((str(tmp_path / "full"), str(tmp_path / "empty")))

@@ -97,3 +97,16 @@ def test_folders_that_are_no_runs_are_refused(tmp_path):
     (tmp_path / "recipe.json").write_text('{"name": "x", "recipe": {"model": {"width": -1}}}')
     with pytest.raises(RunError, match=r"recipe\.json cannot be read: model\.width must"):
         open_run(tmp_path)
+
+
+def test_evaluation_refuses_data_that_has_changed(tmp_path):
+    """What is held out now may have been trained on."""
+    text, name = tmp_path / "text", "python-bytes_debug"
+    text.write_bytes(bytes(range(256)) * 40)
+    recipe = get_recipe(name)
+    recipe = replace(recipe, data=replace(recipe.data, paths=(str(text),)))
+    train(name, recipe, tmp_path / "run")
+    text.write_bytes(bytes(range(256)) * 41)
+    with pytest.raises(RunError, match="was trained on other data than what is there now"):
+        evaluate_run(open_run(tmp_path / "run"))
+    assert evaluate_run(open_run(tmp_path / "run"), paths=(str(text),))["bytes"] > 0

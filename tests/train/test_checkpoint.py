@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 import torch
@@ -95,3 +96,28 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 def test_nothing_saved_yet(tmp_path):
     assert load_checkpoint(tmp_path / "nowhere") is None
     assert load_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ["collections.OrderedDict", []],
+        {"fqn": "evil_module.evil_name"},
+        [1, {"type": "evil_module"}, []],
+        "evil_module",
+        True,
+        99,
+        ["tuple", 5],
+    ],
+)
+def test_a_shape_that_names_anything_is_refused_and_imports_nothing(tmp_path, shape, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "checkpoints"
+    save(folder, 1)
+    file = next(folder.iterdir()) / "training.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({**facts, "state_shape": shape}))
+    with pytest.raises(RunError, match="damaged or incomplete"):
+        load_checkpoint(folder)
+    assert "evil_module" not in sys.modules

@@ -82,13 +82,12 @@ def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
     """
     if paths:
         name = ", ".join(paths)
-        found = [item for path in paths for item in _files_of(Path(path))]
-        # a file named twice must not be on both sides
-        named = list({item.resolve(): item for item in found}.values())
+        # neither a file named twice nor a copy of one may be on both sides
+        found = {item.resolve(): item for path in paths for item in _files_of(Path(path))}
+        texts = list(dict.fromkeys(_read(path) for path in found.values()))
     else:
         name = "Python standard library"
-        named = _python_sources()
-    texts = list(dict.fromkeys(_read(path) for path in named))  # nor may a copy of it
+        texts = [_read(path) for path in _python_sources()]
     if not any(texts):
         raise DataError(f"no bytes to train on in {name}")
 
@@ -106,7 +105,7 @@ def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
         raise DataError(
             f"{name} is too small to hold out a part of {heldout}: {len(train + held)} bytes"
         )
-    return Corpus(name, _to_tensor(train), _to_tensor(held), len(named), heldout_files)
+    return Corpus(name, _to_tensor(train), _to_tensor(held), len(texts), heldout_files)
 
 
 def _python_sources() -> list[Path]:
