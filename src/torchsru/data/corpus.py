@@ -88,6 +88,7 @@ def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
     else:
         name = "Python standard library"
         texts = [_read(path) for path in _python_sources()]
+    files = len(texts)
     if not any(texts):
         raise DataError(f"no bytes to train on in {name}")
 
@@ -105,7 +106,7 @@ def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
         raise DataError(
             f"{name} is too small to hold out a part of {heldout}: {len(train + held)} bytes"
         )
-    return Corpus(name, _to_tensor(train), _to_tensor(held), len(texts), heldout_files)
+    return Corpus(name, _to_tensor(train), _to_tensor(held), files, heldout_files)
 
 
 def _python_sources() -> list[Path]:
