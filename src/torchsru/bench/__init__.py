@@ -5,7 +5,8 @@ variants.py  what a case puts beside each other
 check.py     correctness, before any clock starts
 measure.py   interleaved samples, medians, paired ratios
 process.py   what needs fresh processes: peak memory, import time, instruction sets
-machine.py   what a number depends on: machine, versions, commit
+networks.py  the layers and steps that are timed
+command.py   the command's options
 rows.py      a JSON object per line
 report.py    tables; figures.py draws
 

@@ -270,7 +270,8 @@ class SRU(nn.Module):
             time steps.
         state_dropout: of the state's way to the output, in each layer but the last: drops r_t, so
             h_t falls back to the highway (the paper's variational dropout).
-        input_dropout: of what the matrix product sees, not the highway, in each layer.
+        input_dropout: of what the matrix product sees, in each layer; not of the highway, unless
+            a fourth matrix produces it, where input and output sizes differ.
         projection_size: factorise each layer's matrix through this many features; 0: do not.
         transform: builds a module of your own per layer in the place of `nn.Linear`, called with
             (in_features, out_features); see `torchsru.nn.sru.Transform`.

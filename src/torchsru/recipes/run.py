@@ -108,7 +108,7 @@ def evaluate_run(
     Args:
         paths: other files and folders, all of whose bytes count; none: the held-out part of the
             run's own data.
-        every_byte: use all held-out bytes instead of the run's evaluation slice.
+        every_byte: use every whole segment of the held-out bytes, not the evaluation slice alone.
     """
     data = replace(run.recipe.data, eval_bytes=0 if every_byte else run.recipe.data.eval_bytes)
     corpus = load_corpus(paths or data.paths, data.heldout)
