@@ -38,8 +38,8 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed: a training step asks for the same blocks again.
 
-    Otherwise it gives the large ones back to the system and pays for each page anew, a tenth of
-    the time of a small model's step. Process-wide; nothing happens with another C library.
+    Otherwise it gives the large ones back to the system and pays for each page anew. Holds for
+    the whole process; nothing happens with another C library.
     """
     if platform.libc_ver()[0] != "glibc":
         return
