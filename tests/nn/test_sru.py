@@ -30,16 +30,26 @@ def stacks(**options):
     return SRU(I, D, 2, dtype=torch.float64, **options)
 
 
+def layers(**options):
+    """A double-precision layer."""
+    return SRUCell(I, D, dtype=torch.float64, **options)
+
+
+either = pytest.mark.parametrize("make", [stacks, layers])
+
+
 # ---- the swap with nn.GRU ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("num_layers", [None, 1, 3])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("layout", ["batched", "unbatched", "packed", "packed unsorted"])
 def test_swaps_in_for_gru(layout, batch_first, num_layers, bidirectional):
+    """num_layers None: the layer alone, SRUCell."""
     options = {"batch_first": batch_first, "bidirectional": bidirectional}
-    sru, gru = SRU(I, D, num_layers, **options), nn.GRU(I, D, num_layers, **options)
+    sru = SRU(I, D, num_layers, **options) if num_layers else SRUCell(I, D, **options)
+    gru = nn.GRU(I, D, num_layers or 1, **options)
     if layout == "batched":
         x = torch.randn((B, L, I) if batch_first else (L, B, I))
     elif layout == "unbatched":
@@ -63,9 +73,10 @@ def test_swaps_in_for_gru(layout, batch_first, num_layers, bidirectional):
     assert next_state.shape == state.shape and type(again) is type(got)
 
 
-def test_batch_first_and_unbatched_are_views_of_the_same():
-    sru, x = stacks(bidirectional=True), torch.randn(L, B, I, dtype=torch.float64)
-    state = torch.randn(4, B, D, dtype=torch.float64)
+@either
+def test_batch_first_and_unbatched_are_views_of_the_same(make):
+    sru, x = make(bidirectional=True), torch.randn(L, B, I, dtype=torch.float64)
+    state = torch.randn(2 * sru.num_layers, B, D, dtype=torch.float64)
     mask = torch.rand(L, B) < 0.3
     h, c = sru(x, state, mask=mask)
     sru.batch_first = True
@@ -80,11 +91,13 @@ def test_batch_first_and_unbatched_are_views_of_the_same():
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("enforce_sorted", [False, True])
-def test_packed_sequence_equals_one_by_one(enforce_sorted, bidirectional):
-    sru = stacks(bidirectional=bidirectional)
+@either
+def test_packed_sequence_equals_one_by_one(make, enforce_sorted, bidirectional):
+    sru = make(bidirectional=bidirectional)
     lengths = [7, 4, 4, 1] if enforce_sorted else [4, 7, 1, 4]
     xs = [torch.randn(n, I, dtype=torch.float64) for n in lengths]
-    state = torch.randn(4 if bidirectional else 2, 4, D, dtype=torch.float64)
+    rows = sru.num_layers * sru.num_directions
+    state = torch.randn(rows, 4, D, dtype=torch.float64)
     packed, c = sru(pack_sequence(xs, enforce_sorted), state)
     h, got_lengths = pad_packed_sequence(packed)
     assert got_lengths.tolist() == lengths
@@ -94,11 +107,13 @@ def test_packed_sequence_equals_one_by_one(enforce_sorted, bidirectional):
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_documents_equal_one_by_one(bidirectional):
-    sru = stacks(bidirectional=bidirectional)
+@either
+def test_documents_equal_one_by_one(make, bidirectional):
+    sru = make(bidirectional=bidirectional)
     bounds = torch.tensor([0, 3, 3, 8])
     x = torch.randn(8, I, dtype=torch.float64)
-    state = torch.randn(4 if bidirectional else 2, 3, D, dtype=torch.float64)
+    rows = sru.num_layers * sru.num_directions
+    state = torch.randn(rows, 3, D, dtype=torch.float64)
     h, c = sru(x, state, cu_seqlens=bounds)
     assert h.shape == (8, sru.output_size)
     for n, (start, end) in enumerate(pairwise(bounds.tolist())):
@@ -122,9 +137,10 @@ def test_mask_equals_packed_sequence():
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("batched", [False, True])
-def test_steps_are_the_sequence(batched, batch_first):
+@either
+def test_steps_are_the_sequence(make, batched, batch_first):
     """Outputs, states and gradients, through every step."""
-    sru = stacks(batch_first=batch_first)
+    sru = make(batch_first=batch_first)
     x = torch.randn(*(L, B, I) if batched else (L, I), dtype=torch.float64, requires_grad=True)
     time = 1 if batched and batch_first else 0
     h, c = sru(x.movedim(0, time))
@@ -572,15 +588,26 @@ BAD_CALLS = {
     ),
     "state type": (
         (zeros(*GOOD), zeros(2, B, D).double()), {},
-        ValueError, r"c0 must be torch.float32 .*, got torch.float64",
+        ValueError, r"state must be torch.float32, or narrower, got torch.float64",
     ),
     "state of nn.LSTM": (
         (zeros(*GOOD), (zeros(2, B, D), zeros(2, B, D))), {},
         TypeError, r"state must be one tensor, the state c \(nn.LSTM has two\), got tuple",
     ),
+    "state device": (
+        (zeros(*GOOD), zeros(2, B, D, device="meta")), {},
+        ValueError, r"state must be on cpu like the parameters, got meta",
+    ),
     "mask": (
         (zeros(*GOOD),), {"mask": zeros(B, L, dtype=torch.bool)},
         ValueError, r"mask must be \[L, B\] = \[7, 3\] .*, got \[3, 7\]",
+    ),
+    "unbatched mask": (
+        (zeros(L, I),), {"mask": zeros(L, 1, dtype=torch.bool)},
+        ValueError, r"mask must be \[L\] = \[7\] to match x, got \[7, 1\]",
+    ),
+    "no mask": (
+        (zeros(*GOOD),), {"mask": [True]}, TypeError, r"mask must be a tensor, got list",
     ),
     "bounds rank": (
         (zeros(L, I),), {"cu_seqlens": torch.tensor(7)},
@@ -592,7 +619,7 @@ BAD_CALLS = {
     ),
     "documents and rows": (
         (zeros(*GOOD),), {"cu_seqlens": torch.tensor([0, 7])},
-        ValueError, r"one batch row beside cu_seqlens, got B = 3",
+        ValueError, r"x must have one batch row beside cu_seqlens, got B = 3",
     ),
     "bounds' end": (
         (zeros(L, I),), {"cu_seqlens": torch.tensor([0, 5])},
@@ -601,6 +628,14 @@ BAD_CALLS = {
     "packed and mask": (
         (pack_sequence([zeros(3, I)]),), {"mask": zeros(3, 1, dtype=torch.bool)},
         ValueError, r"mask and cu_seqlens must be None beside a PackedSequence",
+    ),
+    "packed features": (
+        (pack_sequence([zeros(3, 4)]),), {},
+        ValueError, r"x must be a PackedSequence .* input_size = 5, got data of shape \[3, 4\]",
+    ),
+    "packed and state": (
+        (pack_sequence([zeros(3, I)]), zeros(2, 2, D)), {},
+        ValueError, r"state must be .* = \[2, 1, 6\], got \[2, 2, 6\]",
     ),
 }  # fmt: skip
 
@@ -613,6 +648,12 @@ def test_bad_calls(arguments, options, kind, message, dropout):
     sru = SRU(I, D, 2, dropout=dropout, state_dropout=dropout, input_dropout=dropout)
     with pytest.raises(kind, match=message):
         sru(*arguments, **options)
+
+
+def test_a_bad_mask_is_named_as_it_was_given():
+    sru = SRU(I, D, 2, batch_first=True)
+    with pytest.raises(ValueError, match=r"mask must be \[B, L\] = \[3, 7\] .*, got \[7, 3\]"):
+        sru(zeros(B, L, I), mask=zeros(L, B, dtype=torch.bool))
 
 
 BAD_OPTIONS = {

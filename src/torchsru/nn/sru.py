@@ -6,13 +6,19 @@ d hidden size per direction, D = d times directions, k matrices.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from torchsru.nn.recurrent import (
+    Recurrent,
+    check_positive,
+    check_probabilities,
+    check_state_tensor,
+    count_documents,
+    describe,
+)
 from torchsru.ops import sru_recurrence
 from torchsru.ops.sru import ACTIVATIONS
 
@@ -24,10 +30,11 @@ LAYER_NORMS = (None, "pre", "post")
 Transform = Callable[[int, int], nn.Module]
 
 
-class SRUCell(nn.Module):
+class SRUCell(Recurrent):
     """One SRU layer over a whole sequence; what `SRU` stacks.
 
-    Takes the options of `SRU` that concern one layer, and the same arguments when called.
+    Takes the options of `SRU` that concern one layer; it is called and stepped in the same way,
+    with a state [directions, R, d].
 
     Attributes:
         transform: produces the pre-activations, [L, B, input_size] -> [L, B, k D].
@@ -44,6 +51,7 @@ class SRUCell(nn.Module):
         input_size: int,
         hidden_size: int,
         *,
+        batch_first: bool = False,
         bidirectional: bool = False,
         state_dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -60,8 +68,8 @@ class SRUCell(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_positive(input_size=input_size, hidden_size=hidden_size)
-        _check_probabilities(state_dropout=state_dropout, input_dropout=input_dropout)
+        check_positive(input_size=input_size, hidden_size=hidden_size)
+        check_probabilities(state_dropout=state_dropout, input_dropout=input_dropout)
         if projection_size < 0:
             raise ValueError(f"projection_size must be 0 (none) or more, got {projection_size}")
         if projection_size and transform is not None:
@@ -74,6 +82,8 @@ class SRUCell(nn.Module):
             raise ValueError("contractive must be False without state_weights: it bounds them")
         self.input_size = input_size
         self.hidden_size = hidden_size
+        self.num_layers = 1
+        self.batch_first = batch_first
         self.bidirectional = bidirectional
         self.state_dropout = state_dropout
         self.input_dropout = input_dropout
@@ -143,29 +153,10 @@ class SRUCell(nn.Module):
             if self.layer_norm is not None:
                 self.norm.reset_parameters()
 
-    def forward(
-        self,
-        x: Tensor,
-        state: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run the layer over x [L, B, input_size].
-
-        Args:
-            state: [directions, R, d], or None for zeros.
-            mask: [L, B] bool, True at padding.
-            cu_seqlens: [N + 1] bounds of documents laid end to end in x [T, 1, input_size].
-
-        Returns: h [L, B, D] and the last state [directions, R, d].
-        """
-        if x.dim() != 3 or x.shape[2] != self.input_size:
-            raise ValueError(_wrong_x(x, self.input_size, "L, B, input_size"))
+    def _run(self, x, state, mask, cu_seqlens):
         n = self.num_directions
         c0 = None
         if state is not None:
-            _check_state(state, (n, _count_rows(x, cu_seqlens), self.hidden_size))
             c0 = state[0] if n == 1 else state.transpose(0, 1).flatten(1)
 
         inner, out_mask = x, None
@@ -206,6 +197,9 @@ class SRUCell(nn.Module):
             h = self.norm(h)
         return h, c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
 
+    def _check_state(self, state, rows):
+        _check_state(self, state, rows, self.bias)
+
     def _split_matrices(self, u):
         """[L, B, k D] -> [L, B, k, D]."""
         if u.dim() == 4:
@@ -234,24 +228,26 @@ class SRUCell(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, and the options that differ from their defaults."""
-        options: dict[str, Any] = {
-            "bidirectional": (self.bidirectional, False),
-            "state_dropout": (self.state_dropout, 0.0),
-            "input_dropout": (self.input_dropout, 0.0),
-            "projection_size": (self.projection_size, 0),
-            "activation": (self.activation, "identity"),
-            "state_weights": (self.weight_c is not None, True),
-            "highway": (self.highway, True),
-            "highway_bias": (self.highway_bias, 0.0),
-            "rescale": (self.rescale, True),
-            "layer_norm": (self.layer_norm, None),
-            "contractive": (self.contractive, False),
-        }
-        changed = [f"{name}={value}" for name, (value, usual) in options.items() if value != usual]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
+        return describe(
+            (self.input_size, self.hidden_size),
+            {
+                "batch_first": (self.batch_first, False),
+                "bidirectional": (self.bidirectional, False),
+                "state_dropout": (self.state_dropout, 0.0),
+                "input_dropout": (self.input_dropout, 0.0),
+                "projection_size": (self.projection_size, 0),
+                "activation": (self.activation, "identity"),
+                "state_weights": (self.weight_c is not None, True),
+                "highway": (self.highway, True),
+                "highway_bias": (self.highway_bias, 0.0),
+                "rescale": (self.rescale, True),
+                "layer_norm": (self.layer_norm, None),
+                "contractive": (self.contractive, False),
+            },
+        )
 
 
-class SRU(nn.Module):
+class SRU(Recurrent):
     """A stack of SRU layers that swaps in for `nn.LSTM` or `nn.GRU` (arXiv 1709.02755).
 
         out, state = rnn(x, state)
@@ -317,8 +313,8 @@ class SRU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
-        _check_probabilities(dropout=dropout, state_dropout=state_dropout)
+        check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_probabilities(dropout=dropout, state_dropout=state_dropout)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -355,62 +351,8 @@ class SRU(nn.Module):
             assert isinstance(layer, SRUCell)
             layer.reset_parameters()
 
-    def forward(
-        self,
-        x: Tensor | PackedSequence,
-        state: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run the stack.
-
-        Args:
-            x: [L, B, input_size]; [B, L, input_size] with batch_first; [L, input_size]
-                unbatched; or a `PackedSequence` (eager mode).
-            state: [num_layers * directions, R, d] float32, without R when x is unbatched, or
-                None for zeros.
-            mask: [L, B] ([B, L] with batch_first) bool, True at padding: such a step leaves the
-                state alone and gives h = 0.
-            cu_seqlens: [N + 1] bounds of N documents laid end to end: x is [T, input_size], or
-                has one batch row, and states have N rows.
-
-        Returns: the last layer's h, shaped like x with D features, and the state after the last
-            step, shaped like `state`: both carry gradients.
-
-        Raises: ValueError if shapes, types or devices do not fit.
-        """
-        if isinstance(x, PackedSequence):
-            return self._forward_packed(x, state, mask, cu_seqlens)
-        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size:
-            letters = "B, L, input_size" if self.batch_first else "L, B, input_size"
-            raise ValueError(_wrong_x(x, self.input_size, letters, "L, input_size"))
-        unbatched = x.dim() == 2
-        if unbatched:
-            x = x.unsqueeze(1)
-            mask = mask.unsqueeze(1) if mask is not None else None
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-            mask = mask.t() if mask is not None and mask.dim() == 2 else mask
-        squeeze_state = unbatched and cu_seqlens is None
-        if squeeze_state and state is not None:
-            _check_state(state, (self.num_layers * self.num_directions, self.hidden_size))
-            state = state.unsqueeze(1)
-
-        h, c = self._stack(x, state, mask, cu_seqlens)
-
-        if unbatched:
-            h = h.squeeze(1)
-        elif self.batch_first:
-            h = h.transpose(0, 1)
-        return h, c.squeeze(1) if squeeze_state else c
-
-    def _stack(self, x, state, mask, cu_seqlens):
-        """From x [L, B, input_size] and a state or None to h and the next state."""
+    def _run(self, x, state, mask, cu_seqlens):
         n = self.num_directions
-        if state is not None:
-            rows = _count_rows(x, cu_seqlens)
-            _check_state(state, (self.num_layers * n, rows, self.hidden_size))
         states = []
         for i, layer in enumerate(self.layers):
             if i and self.training and self.dropout:
@@ -420,54 +362,22 @@ class SRU(nn.Module):
             states.append(state_i)
         return x, states[0] if len(states) == 1 else torch.cat(states)
 
-    def _forward_packed(self, packed, state, mask, cu_seqlens):
-        """A PackedSequence as a padded batch; rows in the caller's order, as in `nn.LSTM`."""
-        if mask is not None or cu_seqlens is not None:
-            raise ValueError("mask and cu_seqlens must be None beside a PackedSequence")
-        x, lengths = pad_packed_sequence(packed)  # rows in the caller's order
-        padding = torch.arange(x.shape[0])[:, None] >= lengths
-        h, c = self._stack(x, state, padding.to(x.device), None)
-        # pack in the input's own order: rows of equal length must not change places
-        order = packed.sorted_indices
-        if order is not None:
-            h, lengths = h.index_select(1, order), lengths[order.cpu()]
-        data = pack_padded_sequence(h, lengths).data
-        out = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
-        return out, c
-
-    def step(self, x_t: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Take one step on live input; equal to a step of the whole sequence, to rounding.
-
-        Args:
-            x_t: [B, input_size], or [input_size] unbatched.
-            state: [num_layers, B, d], without B when unbatched, or None for zeros.
-
-        Returns: h_t [B, d] and the next state.
-
-        Raises: ValueError if bidirectional: the second direction starts at the end.
-        """
-        if self.bidirectional:
-            raise ValueError("step needs bidirectional=False: the second half runs backward")
-        if x_t.dim() not in (1, 2):
-            raise ValueError(
-                f"x_t must be [B, {self.input_size}] or [{self.input_size}], got {list(x_t.shape)}"
-            )
-        x = x_t.unsqueeze(0)
-        if x_t.dim() == 2 and self.batch_first:
-            x = x_t.unsqueeze(1)
-        h, state = self(x, state)
-        return h.squeeze(1 if x_t.dim() == 2 and self.batch_first else 0), state
+    def _check_state(self, state, rows):
+        bottom = self.layers[0]
+        assert isinstance(bottom, SRUCell)
+        _check_state(self, state, rows, bottom.bias)
 
     def extra_repr(self) -> str:
         """Sizes, and the options that differ from their defaults."""
-        options = {
-            "num_layers": (self.num_layers, 1),
-            "batch_first": (self.batch_first, False),
-            "bidirectional": (self.bidirectional, False),
-            "dropout": (self.dropout, 0.0),
-        }
-        changed = [f"{name}={value}" for name, (value, usual) in options.items() if value != usual]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
+        return describe(
+            (self.input_size, self.hidden_size),
+            {
+                "num_layers": (self.num_layers, 1),
+                "batch_first": (self.batch_first, False),
+                "bidirectional": (self.bidirectional, False),
+                "dropout": (self.dropout, 0.0),
+            },
+        )
 
 
 def _drop(x: Tensor, p: float, cu_seqlens: Tensor | None) -> Tensor:
@@ -484,18 +394,7 @@ def _drop(x: Tensor, p: float, cu_seqlens: Tensor | None) -> Tensor:
 
 def _count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
     """R, the number of states: batch rows or documents."""
-    if cu_seqlens is None:
-        return x.shape[1]
-    if not isinstance(cu_seqlens, Tensor):
-        raise TypeError(f"cu_seqlens must be a tensor [N + 1], got {type(cu_seqlens).__name__}")
-    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
-        raise ValueError(f"cu_seqlens must be [N + 1], got shape {list(cu_seqlens.shape)}")
-    return cu_seqlens.shape[0] - 1
-
-
-def _wrong_x(x: Tensor, input_size: int, *letters: str) -> str:
-    allowed = " or ".join(f"[{words}]" for words in letters)
-    return f"x must be {allowed} with input_size = {input_size}, got {list(x.shape)}"
+    return x.shape[1] if cu_seqlens is None else count_documents(cu_seqlens)
 
 
 def _wrong_type(x: Tensor, transform: nn.Module) -> str | None:
@@ -508,26 +407,10 @@ def _wrong_type(x: Tensor, transform: nn.Module) -> str | None:
     return None
 
 
-def _check_state(state: Tensor, shape: tuple[int, ...]) -> None:
+def _check_state(rnn: Recurrent, state: Tensor, rows: int | None, like: Tensor) -> None:
     if not isinstance(state, Tensor):
         raise TypeError(
             f"state must be one tensor, the state c (nn.LSTM has two), got {type(state).__name__}"
         )
-    if state.shape != shape:
-        batch = "batch, " if len(shape) == 3 else ""
-        raise ValueError(
-            f"state must be [layers * directions, {batch}hidden_size] = {list(shape)}, "
-            f"got {list(state.shape)}"
-        )
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
-
-
-def _check_probabilities(**probabilities: float) -> None:
-    for name, p in probabilities.items():
-        if not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {p!r}")
+    sizes = (rnn.num_layers * rnn.num_directions, rnn.hidden_size)
+    check_state_tensor("state", state, sizes, "layers * directions, hidden_size", rows, like)

@@ -1,0 +1,223 @@
+"""The call that every recurrent module here shares: `out, state = rnn(x, state)`.
+
+Letters: L time steps, B batch rows, N documents, R = N with `cu_seqlens` and B without,
+D output features.
+
+Layouts   batch_first, unbatched, packed and padded input become [L, B, input_size] at this door,
+          and the output is laid out as the input was; a module's own work is `_run`
+State     a pytree whose tensors have the batch at dim 1; torchsru.nn.state serves them all
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_map_only
+
+
+class Recurrent(nn.Module):
+    """A recurrent module: swaps in for `nn.LSTM` and `nn.GRU`.
+
+    Attributes:
+        input_size: features of x.
+        hidden_size: d, channels per direction.
+        output_size: D, features of the output.
+        num_layers: layers, each fed with the one below.
+        num_directions: 1, or 2 if bidirectional.
+        batch_first: x and out are [B, L, ...] and mask is [B, L]. States keep batch at dim 1.
+    """
+
+    input_size: int
+    hidden_size: int
+    output_size: int
+    num_layers: int
+    num_directions: int
+    batch_first: bool
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: Any = None,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        """Run the module over a sequence.
+
+        Args:
+            x: [L, B, input_size]; [B, L, input_size] with batch_first; [L, input_size]
+                unbatched; or a `PackedSequence` (eager mode).
+            state: what an earlier call returned, or None for the start. For SRU, one tensor
+                [num_layers * directions, R, d]; without R when x is unbatched.
+            mask: bool, True at padding, shaped like x without its features: such a step leaves
+                the state alone and gives 0.
+            cu_seqlens: [N + 1] bounds of N documents laid end to end: x is [T, input_size], or
+                has one batch row, and states have N rows.
+
+        Returns: the output, shaped like x with D features, and the state after the last step,
+            shaped like `state`: both carry gradients.
+
+        Raises: ValueError or TypeError if shapes, types or devices do not fit.
+        """
+        if isinstance(x, PackedSequence):
+            return self._forward_packed(x, state, mask, cu_seqlens)
+        shape = x.shape
+        rank = len(shape)
+        if rank not in (2, 3) or shape[-1] != self.input_size:
+            raise ValueError(self._wrong_x(x))
+        if mask is not None:
+            self._check_mask(mask, x)
+        rows: int | None = None  # of the states
+        if cu_seqlens is not None:
+            rows = count_documents(cu_seqlens)
+        elif rank == 3:
+            rows = shape[0 if self.batch_first else 1]
+        if rank == 2:
+            x = x.unsqueeze(1)
+            mask = None if mask is None else mask.unsqueeze(1)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+            mask = None if mask is None else mask.t()
+        if cu_seqlens is not None and x.shape[1] != 1:
+            raise ValueError(f"x must have one batch row beside cu_seqlens, got B = {x.shape[1]}")
+        if state is not None:
+            self._check_state(state, rows)
+            if rows is None:
+                state = _map(lambda leaf: leaf.unsqueeze(1), state)
+
+        h, state = self._run(x, state, mask, cu_seqlens)
+
+        if rank == 2:
+            h = h.squeeze(1)
+        elif self.batch_first:
+            h = h.transpose(0, 1)
+        if rows is None:
+            state = _map(lambda leaf: leaf.squeeze(1), state)
+        return h, state
+
+    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Take one step on live input; equal to a step of the whole sequence, to rounding.
+
+        Args:
+            x_t: [B, input_size], or [input_size] unbatched.
+            state: as in a call over a sequence.
+
+        Returns: the output [B, D], without B when unbatched, and the next state.
+
+        Raises: ValueError if bidirectional: the second direction starts at the end.
+        """
+        if self.num_directions == 2:
+            raise ValueError("step needs bidirectional=False: the second half runs backward")
+        if x_t.dim() not in (1, 2):
+            raise ValueError(
+                f"x_t must be [B, {self.input_size}] or [{self.input_size}], got {list(x_t.shape)}"
+            )
+        time = 1 if x_t.dim() == 2 and self.batch_first else 0
+        h, state = self(x_t.unsqueeze(time), state)
+        return h.squeeze(time), state
+
+    def _run(
+        self, x: Tensor, state: Any, mask: Tensor | None, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """The work itself: x [L, B, input_size], mask [L, B], a state with rows or None."""
+        raise NotImplementedError
+
+    def _check_state(self, state: Any, rows: int | None) -> None:
+        """Raise if a state with so many rows (None: unbatched, without the dim) does not fit."""
+        raise NotImplementedError
+
+    def _forward_packed(self, packed, state, mask, cu_seqlens):
+        """A PackedSequence as a padded batch; rows in the caller's order, as in `nn.LSTM`."""
+        if mask is not None or cu_seqlens is not None:
+            raise ValueError("mask and cu_seqlens must be None beside a PackedSequence")
+        x, lengths = pad_packed_sequence(packed)  # rows in the caller's order
+        if x.dim() != 3 or x.shape[2] != self.input_size:
+            raise ValueError(
+                f"x must be a PackedSequence of [L, input_size] with input_size = "
+                f"{self.input_size}, got data of shape {list(packed.data.shape)}"
+            )
+        padding = torch.arange(x.shape[0])[:, None] >= lengths
+        if state is not None:
+            self._check_state(state, x.shape[1])
+        h, state = self._run(x, state, padding.to(x.device), None)
+        # pack in the input's own order: rows of equal length must not change places
+        order = packed.sorted_indices
+        if order is not None:
+            h, lengths = h.index_select(1, order), lengths[order.cpu()]
+        data = pack_padded_sequence(h, lengths).data
+        out = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
+        return out, state
+
+    def _wrong_x(self, x: Tensor) -> str:
+        batched = "B, L, input_size" if self.batch_first else "L, B, input_size"
+        return (
+            f"x must be [{batched}] or [L, input_size] with input_size = {self.input_size}, "
+            f"got {list(x.shape)}"
+        )
+
+    def _check_mask(self, mask: Tensor, x: Tensor) -> None:
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask must be a tensor, got {type(mask).__name__}")
+        if mask.shape != x.shape[:-1]:
+            letters = "L" if x.dim() == 2 else "B, L" if self.batch_first else "L, B"
+            raise ValueError(
+                f"mask must be [{letters}] = {list(x.shape[:-1])} to match x, "
+                f"got {list(mask.shape)}"
+            )
+
+
+def _map(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+    return fn(state) if isinstance(state, Tensor) else tree_map_only(Tensor, fn, state)
+
+
+def count_documents(cu_seqlens: Tensor) -> int:
+    """N, of bounds [N + 1]; their values are read inside the ops."""
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"cu_seqlens must be a tensor [N + 1], got {type(cu_seqlens).__name__}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
+        raise ValueError(f"cu_seqlens must be [N + 1], got shape {list(cu_seqlens.shape)}")
+    return cu_seqlens.shape[0] - 1
+
+
+def check_state_tensor(
+    name: str, t: Tensor, sizes: tuple[int, int], letters: str, rows: int | None, like: Tensor
+) -> None:
+    """Check one tensor of a state.
+
+    Args:
+        name: of the argument, for the error.
+        sizes, letters: its dims but the batch: (2, 6) and "layers, hidden_size".
+        rows: batch rows or documents, at dim 1; None: no such dim.
+        like: tensor of the module's that has the type and device of its states.
+    """
+    shape: tuple[int, ...] = sizes if rows is None else (sizes[0], rows, sizes[1])
+    if t.shape != shape:
+        if rows is not None:
+            letters = letters.replace(", ", ", batch, ")
+        raise ValueError(f"{name} must be [{letters}] = {list(shape)}, got {list(t.shape)}")
+    if t.dtype != like.dtype and torch.promote_types(t.dtype, like.dtype) != like.dtype:
+        raise ValueError(f"{name} must be {like.dtype}, or narrower, got {t.dtype}")
+    if t.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like the parameters, got {t.device}")
+
+
+def check_positive(**sizes: int) -> None:
+    """Raise ValueError unless each is a positive integer."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name} must be a positive integer, got {size!r}")
+
+
+def check_probabilities(**probabilities: float) -> None:
+    """Raise ValueError unless each lies in [0, 1)."""
+    for name, p in probabilities.items():
+        if not isinstance(p, (int, float)) or not 0 <= p < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {p!r}")
+
+
+def describe(sizes: tuple[int, ...], options: dict[str, tuple[Any, Any]]) -> str:
+    """For `extra_repr`: the sizes, and the options {name: (value, default)} that differ."""
+    changed = [f"{name}={value}" for name, (value, usual) in options.items() if value != usual]
+    return ", ".join([*map(str, sizes), *changed])
