@@ -62,6 +62,23 @@ def arguments_of(name, case):
 
 
 @pytest.mark.parametrize("overload", OVERLOADS)
+@pytest.mark.parametrize("case", [*SRU_CASES, *LINEAR_CASES], ids=str)
+def test_eager_calls_are_the_registered_op(case, overload):
+    """Outputs and gradients bit for bit: tracing sees the op, eager calls go around autograd's."""
+    package, name = (sru, "sru") if isinstance(case, SruCase) else (scan, "linear")
+    registered = getattr(getattr(torch.ops.torchsru, f"{name}_forward_train"), overload)
+    found = []
+    for call in (registered, package._EAGER[overload]):
+        arguments = arguments_of(f"{name}_forward_train", case)
+        wanted = [t for t in arguments if isinstance(t, torch.Tensor) and t.requires_grad]
+        outputs = call(*arguments)[:2]
+        seeds = [torch.ones_like(output) for output in outputs]
+        found.append([*outputs, *torch.autograd.grad(outputs, wanted, seeds)])
+    assert len(found[0]) > 2
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("overload", OVERLOADS)
 @pytest.mark.parametrize(
     ("name", "case"),
     [

@@ -1,9 +1,32 @@
-"""Gradients of gradients, for ops whose backward pass is itself one op."""
+"""What autograd needs around ops whose backward pass is itself one op."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def eager_function(
+    forward: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., tuple[Tensor | None, ...]],
+) -> Callable[..., Any]:
+    """The op `forward` with the backward pass that `register_autograd` was given, called directly.
+
+    Autograd of a registered op takes a detour through Python and the dispatcher, which tracing
+    needs and small eager calls would pay for.
+    """
+
+    class Eager(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            output = forward(*arguments)
+            setup_context(ctx, arguments, output)
+            return output
+
+    Eager.backward = staticmethod(backward)  # type: ignore[method-assign]
+    return Eager.apply
 
 
 def second_gradients(

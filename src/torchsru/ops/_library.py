@@ -37,6 +37,9 @@ def _load() -> str | None:
 #: Why the compiled kernels are not there, or None.
 LOAD_ERROR = _load()
 
+#: Names of the overloads of each op, see above.
+OVERLOADS = ("default", "torch")
+
 _definitions = torch.library.Library("torchsru", "FRAGMENT")
 
 
@@ -55,7 +58,8 @@ def register(
     if LOAD_ERROR is not None:
         _definitions.define(schema)
     _definitions.define(schema.replace("(", ".torch(", 1))
-    for overload, qualified in (("default", name), ("torch", f"{name}.torch")):
+    for overload in OVERLOADS:
+        qualified = name if overload == "default" else f"{name}.{overload}"
         _definitions.impl(qualified, implementation, "CompositeExplicitAutograd")
         torch.library.register_fake(f"torchsru::{qualified}", fake, lib=_definitions)
         if backward is not None:

@@ -6,7 +6,7 @@ reference.py is the definition, pytorch.py the pure-PyTorch path, csrc/ the comp
 import torch
 from torch import Tensor
 
-from torchsru.ops._autograd import second_gradients
+from torchsru.ops._autograd import eager_function, second_gradients
 from torchsru.ops._backends import choose
 from torchsru.ops._checks import (
     as_dtype,
@@ -16,7 +16,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import register
+from torchsru.ops._library import OVERLOADS, register
 from torchsru.ops.scan import pytorch
 from torchsru.ops.scan.reference import linear_reference
 
@@ -70,9 +70,10 @@ def linear_recurrence(
     if choose(backend, a) == "reference":
         return _reference(*arguments)
     overload = "torch" if backend == "torch" else "default"
-    grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (a, b, c0))
-    op = torch.ops.torchsru.linear_forward_train if grad else torch.ops.torchsru.linear_forward
-    return getattr(op, overload)(*arguments)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (a, b, c0)):
+        train = _TRACED if torch.compiler.is_compiling() else _EAGER
+        return train[overload](*arguments)
+    return _FORWARD[overload](*arguments)
 
 
 # -- registration ---------------------------------------------------------------------------------
@@ -162,3 +163,10 @@ register(
     _setup_backward,
     lambda overload: _double_backward,
 )
+
+#: By overload: the inference op, the training op as tracing sees it, and as eager mode calls it.
+_FORWARD = {name: getattr(torch.ops.torchsru.linear_forward, name) for name in OVERLOADS}
+_TRACED = {name: getattr(torch.ops.torchsru.linear_forward_train, name) for name in OVERLOADS}
+_EAGER = {
+    name: eager_function(op, _setup_train, _backward_train(name)) for name, op in _TRACED.items()
+}

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from torchsru.ops._autograd import second_gradients
+from torchsru.ops._autograd import eager_function, second_gradients
 from torchsru.ops._backends import choose
 from torchsru.ops._checks import (
     as_dtype,
@@ -18,7 +18,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import register
+from torchsru.ops._library import OVERLOADS, register
 from torchsru.ops.sru import pytorch
 from torchsru.ops.sru.reference import sru_reference
 
@@ -142,9 +142,10 @@ def sru_recurrence(
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (u, x, v, b, c0, out_mask)
     ):
-        h, c_last, _ = getattr(torch.ops.torchsru.sru_forward_train, overload)(*arguments)
+        train = _TRACED if torch.compiler.is_compiling() else _EAGER
+        h, c_last, _ = train[overload](*arguments)
         return h, c_last
-    return getattr(torch.ops.torchsru.sru_forward, overload)(*arguments)
+    return _FORWARD[overload](*arguments)
 
 
 # -- registration ---------------------------------------------------------------------------------
@@ -282,3 +283,10 @@ register(
     _setup_backward,
     lambda overload: _double_backward,
 )
+
+#: By overload: the inference op, the training op as tracing sees it, and as eager mode calls it.
+_FORWARD = {name: getattr(torch.ops.torchsru.sru_forward, name) for name in OVERLOADS}
+_TRACED = {name: getattr(torch.ops.torchsru.sru_forward_train, name) for name in OVERLOADS}
+_EAGER = {
+    name: eager_function(op, _setup_train, _backward_train(name)) for name, op in _TRACED.items()
+}
