@@ -41,13 +41,22 @@ AOTITorchError aoti_torch_copy_(AtenTensorHandle self, AtenTensorHandle src, int
 
 int32_t aoti_torch_device_type_cpu();
 int32_t aoti_torch_dtype_float64();
+int32_t aoti_torch_device_type_cuda();
+int32_t aoti_torch_device_type_meta();
+int32_t aoti_torch_device_type_xpu();
+int32_t aoti_torch_device_type_mps();
 int32_t aoti_torch_dtype_float32();
 int32_t aoti_torch_dtype_bfloat16();
 int32_t aoti_torch_dtype_float16();
-int32_t aoti_torch_dtype_int64();
-int32_t aoti_torch_dtype_int32();
 int32_t aoti_torch_dtype_bool();
 
+int32_t aoti_torch_dtype_uint8();
+int32_t aoti_torch_dtype_int8();
+int32_t aoti_torch_dtype_int16();
+int32_t aoti_torch_dtype_int32();
+int32_t aoti_torch_dtype_int64();
+int32_t aoti_torch_dtype_complex64();
+int32_t aoti_torch_dtype_complex128();
 AOTITorchError torch_get_num_threads(uint32_t* ret);
 AOTITorchError torch_parallel_for(
     int64_t begin, int64_t end, int64_t grain_size, ParallelFunc func, void* ctx);

@@ -44,6 +44,34 @@ class Tensor {
   explicit Tensor(AtenTensorHandle handle) : handle_(handle) {}
   Tensor(Tensor&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
   Tensor& operator=(Tensor&& other) noexcept {
+// Names as Python prints them, for errors.
+std::string dtype_name(int32_t dtype) {
+  const struct { int32_t number; const char* name; } names[] = {
+      {aoti_torch_dtype_float64(), "float64"},     {aoti_torch_dtype_float32(), "float32"},
+      {aoti_torch_dtype_bfloat16(), "bfloat16"},   {aoti_torch_dtype_float16(), "float16"},
+      {aoti_torch_dtype_bool(), "bool"},           {aoti_torch_dtype_uint8(), "uint8"},
+      {aoti_torch_dtype_int8(), "int8"},           {aoti_torch_dtype_int16(), "int16"},
+      {aoti_torch_dtype_int32(), "int32"},         {aoti_torch_dtype_int64(), "int64"},
+      {aoti_torch_dtype_complex64(), "complex64"}, {aoti_torch_dtype_complex128(), "complex128"},
+  };
+  for (const auto& type : names) {
+    if (type.number == dtype) return type.name;
+  }
+  return "type number " + std::to_string(dtype); // one that only newer PyTorch may name
+}
+
+std::string device_name(int32_t device) {
+  const struct { int32_t number; const char* name; } names[] = {
+      {aoti_torch_device_type_cpu(), "cpu"},   {aoti_torch_device_type_cuda(), "cuda"},
+      {aoti_torch_device_type_meta(), "meta"}, {aoti_torch_device_type_xpu(), "xpu"},
+      {aoti_torch_device_type_mps(), "mps"},
+  };
+  for (const auto& type : names) {
+    if (type.number == device) return type.name;
+  }
+  return "device number " + std::to_string(device);
+}
+
     std::swap(handle_, other.handle_);
     return *this;
   }
@@ -146,8 +174,8 @@ Type type_of(const char* name, const Tensor& t) {
   if (dtype == aoti_torch_dtype_bfloat16()) return Type::bf16;
   if (dtype == aoti_torch_dtype_float64()) return Type::f64;
   if (dtype == aoti_torch_dtype_float16()) return Type::f16;
-  fail(std::string(name) + " must be float64, float32, bfloat16 or float16, got type number " +
-       std::to_string(dtype));
+  fail(std::string(name) + " must be float64, float32, bfloat16 or float16, got " +
+       dtype_name(dtype));
 }
 
 int32_t state_dtype(Type type) {
@@ -161,12 +189,13 @@ void take(const char* name, Tensor& t, const std::vector<int64_t>& sizes, int32_
     fail(std::string(name) + " must be " + text(sizes) + ", got " + text(t.sizes()));
   }
   if (t.dtype() != dtype) {
-    fail(std::string(name) + " must have type number " + std::to_string(dtype) + ", got " +
-         std::to_string(t.dtype()));
+    fail(std::string(name) + " must be " + dtype_name(dtype) + ", got " + dtype_name(t.dtype()));
   }
   int32_t device = 0;
   ok(aoti_torch_get_device_type(t.get(), &device), "a tensor's device");
-  if (device != aoti_torch_device_type_cpu()) fail(std::string(name) + " must be on the CPU");
+  if (device != aoti_torch_device_type_cpu()) {
+    fail(std::string(name) + " must be on cpu, got " + device_name(device));
+  }
   t.make_contiguous();
 }
 
@@ -197,9 +226,12 @@ struct Sequences {
   void read_bounds(int64_t L) {
     const std::vector<int64_t> sizes = cu_seqlens.sizes();
     if (sizes.size() != 1 || sizes[0] < 1) fail("cu_seqlens must be [N + 1], got " + text(sizes));
-    const bool wide = cu_seqlens.dtype() == aoti_torch_dtype_int64();
-    take("cu_seqlens", cu_seqlens, sizes,
-         wide ? aoti_torch_dtype_int64() : aoti_torch_dtype_int32());
+    const int32_t dtype = cu_seqlens.dtype();
+    const bool wide = dtype == aoti_torch_dtype_int64();
+    if (!wide && dtype != aoti_torch_dtype_int32()) {
+      fail("cu_seqlens must be int32 or int64, got " + dtype_name(dtype));
+    }
+    take("cu_seqlens", cu_seqlens, sizes, dtype);
     const void* data = cu_seqlens.data();
     bounds.resize(sizes[0]);
     for (size_t i = 0; i < bounds.size(); ++i) {
