@@ -4,9 +4,11 @@
 // AOTInductor package can call the ops in a process without Python.
 // Memory   inputs that are not contiguous are copied; outputs are fresh
 // Errors   std::runtime_error naming argument, rule and value; Python raises it as RuntimeError.
-//          Python checks shapes before (ops/sru/__init__.py); here they guard memory
-// Check    tests/ops/test_sru.py, tests/ops/test_registration.py
+//          Python checks shapes before (ops/sru/__init__.py); here they guard memory.
+//          If PyTorch refuses the registration, no op is registered, and torchsru_load_error says why
+// Check    tests/ops/test_sru.py, tests/ops/test_registration.py, csrc/tests/torch_ops_tests.cpp
 
+#include <cstdio>
 #include <initializer_list>
 #include <memory>
 #include <stdexcept>
@@ -27,6 +29,11 @@ void ok(AOTITorchError code, const char* what) {
   if (code != 0) throw std::runtime_error(std::string("torchsru: PyTorch refused ") + what);
 }
 
+// For destructors, which must not throw: the process goes on, and what could not be freed is lost.
+void report(AOTITorchError code, const char* what) {
+  if (code != 0) std::fprintf(stderr, "torchsru: PyTorch refused %s\n", what);
+}
+
 [[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
 
 std::string text(const std::vector<int64_t>& sizes) {
@@ -37,13 +44,6 @@ std::string text(const std::vector<int64_t>& sizes) {
   return out + "]";
 }
 
-// An owned tensor, or none.
-class Tensor {
- public:
-  Tensor() = default;
-  explicit Tensor(AtenTensorHandle handle) : handle_(handle) {}
-  Tensor(Tensor&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  Tensor& operator=(Tensor&& other) noexcept {
 // Names as Python prints them, for errors.
 std::string dtype_name(int32_t dtype) {
   const struct { int32_t number; const char* name; } names[] = {
@@ -72,11 +72,18 @@ std::string device_name(int32_t device) {
   return "device number " + std::to_string(device);
 }
 
+// An owned tensor, or none.
+class Tensor {
+ public:
+  Tensor() = default;
+  explicit Tensor(AtenTensorHandle handle) : handle_(handle) {}
+  Tensor(Tensor&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+  Tensor& operator=(Tensor&& other) noexcept {
     std::swap(handle_, other.handle_);
     return *this;
   }
   ~Tensor() {
-    if (handle_) aoti_torch_delete_tensor_object(handle_); // no use for its code here
+    if (handle_) report(aoti_torch_delete_tensor_object(handle_), "to free a tensor");
   }
 
   static Tensor empty(const std::vector<int64_t>& sizes, int32_t dtype) {
@@ -482,17 +489,53 @@ const struct {
      "linear_backward", linear_backward},
 };
 
-const bool registered = [] {
-  TorchLibraryHandle definitions = nullptr, implementations = nullptr; // for the process's life
-  ok(aoti_torch_library_init_def("torchsru", __FILE__, __LINE__, &definitions), "the namespace");
-  ok(aoti_torch_library_init_impl("torchsru", "CPU", __FILE__, __LINE__, &implementations),
+// An owned handle of ops' definitions or implementations; when it goes, they go.
+class Library {
+ public:
+  Library() = default;
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+  ~Library() {
+    if (handle_) report(aoti_torch_delete_library_object(handle_), "to take back ops");
+  }
+  TorchLibraryHandle* fill() { return &handle_; }
+  TorchLibraryHandle get() const { return handle_; }
+  void keep() { handle_ = nullptr; } // for the process's life
+
+ private:
+  TorchLibraryHandle handle_ = nullptr;
+};
+
+// Registers every op or, if PyTorch refuses one, none: an error then takes back what was there, so
+// that Python can define the ops under the same names.
+void register_ops() {
+  Library definitions, implementations; // implementations go first
+  ok(aoti_torch_library_init_def("torchsru", __FILE__, __LINE__, definitions.fill()),
+     "the namespace torchsru, perhaps because another copy of this library is loaded");
+  ok(aoti_torch_library_init_impl("torchsru", "CPU", __FILE__, __LINE__, implementations.fill()),
      "the CPU's ops");
   for (const auto& op : ops) {
-    ok(aoti_torch_library_def(definitions, op.schema), op.schema);
-    ok(torch_library_impl(implementations, op.name, op.function, kTorchVersion), op.name);
+    ok(aoti_torch_library_def(definitions.get(), op.schema), op.name);
+    ok(torch_library_impl(implementations.get(), op.name, op.function, kTorchVersion), op.name);
   }
-  return true;
+  definitions.keep();
+  implementations.keep();
+}
+
+// Runs while the library is loaded, where an exception would end the process.
+const std::string load_error = []() -> std::string {
+  try {
+    register_ops();
+    return "";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
 }();
 
 } // namespace
 } // namespace torchsru
+
+// Why no op is registered, or null if all are.
+extern "C" __attribute__((visibility("default"))) const char* torchsru_load_error() {
+  return torchsru::load_error.empty() ? nullptr : torchsru::load_error.c_str();
+}

@@ -328,6 +328,47 @@ print("done")
     assert "done" in python(code, TORCHSRU_DISABLE_COMPILED="1").stdout
 
 
+@pytest.mark.skipif(backends()["cpu"] is not None, reason=f"no library: {backends()['cpu']}")
+@pytest.mark.parametrize(
+    ("kind", "schema", "refused"),
+    [
+        ("DEF", None, "the namespace torchsru, perhaps because another copy"),
+        ("FRAGMENT", "linear_forward(Tensor a) -> Tensor", "linear_forward"),
+        ("FRAGMENT", "sru_backward(Tensor u) -> Tensor", "sru_backward"),  # with some registered
+    ],
+)
+def test_a_library_that_cannot_register_leaves_the_process_and_pure_pytorch(kind, schema, refused):
+    code = f"""
+import torch, warnings
+theirs = torch.library.Library("torchsru", {kind!r})
+schema = {schema!r}
+if schema:
+    name = schema.split("(")[0]
+    theirs.define(schema)
+    theirs.impl(name, lambda t: t + 1, "CPU")
+from torchsru import SRU
+from torchsru.ops import backends, cpu_info, linear_recurrence, sru_recurrence
+
+refused = "registers no op: torchsru: PyTorch refused " + {refused!r}
+assert refused in backends()["cpu"] and cpu_info()["error"] == backends()["cpu"], backends()
+u, x = torch.randn(9, 2, 3, 4, requires_grad=True), torch.randn(9, 2, 4)
+for backend in ("auto", "torch"):
+    h, c = sru_recurrence(u, x, backend=backend)
+    torch.testing.assert_close(h, sru_recurrence(u, x, backend="reference")[0])
+    (grad,) = torch.autograd.grad(h.sum(), u)
+    assert grad.any()
+    c, _ = linear_recurrence(x, x, backend=backend)
+    torch.testing.assert_close(c, linear_recurrence(x, x, backend="reference")[0])
+model = SRU(4, 4)
+compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+compiled(x)[0].sum().backward()
+if schema:
+    assert torch.equal(getattr(torch.ops.torchsru, name)(x), x + 1)  # theirs is left alone
+print("done")
+"""
+    assert "done" in python(code).stdout
+
+
 def test_import_is_light():
     code = """
 import sys

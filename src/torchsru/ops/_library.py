@@ -3,7 +3,9 @@
 Each op has two overloads of one schema. `default` is the best that the device has: the compiled
 kernels on a CPU, pure PyTorch elsewhere or where the library is absent. `torch` is pure PyTorch
 everywhere. The library registers the first from C++, so that an AOTInductor package runs in a
-process without Python; here they get what tracing and autograd need.
+process without Python; here they get what tracing and autograd need. Where PyTorch refuses that,
+nothing of the library's is left registered, and pure PyTorch serves under the same names; a name
+that someone else has taken stays theirs, and every call goes to `torch` then.
 """
 
 import ctypes
@@ -31,6 +33,10 @@ def _load() -> str | None:
         torch.ops.load_library(PATH)
     except OSError as error:
         return f"{PATH} does not load: {error}"
+    library = ctypes.CDLL(str(PATH))
+    library.torchsru_load_error.restype = ctypes.c_char_p
+    if why := library.torchsru_load_error():
+        return f"{PATH} registers no op: {why.decode()}"
     return None
 
 
@@ -38,6 +44,12 @@ def _load() -> str | None:
 LOAD_ERROR = _load()
 
 _definitions = torch.library.Library("torchsru", "FRAGMENT")
+_taken: set[str] = set()  # ops that someone else had defined under our names
+
+
+def overload_for(backend: str) -> str:
+    """Return the name of the overload that a backend's calls go to."""
+    return "torch" if backend == "torch" or _taken else "default"
 
 
 def register(
@@ -52,10 +64,14 @@ def register(
     backward: from an overload's name to its backward function.
     """
     name = schema[: schema.index("(")]
-    if LOAD_ERROR is not None:
+    overloads = {"default": name, "torch": f"{name}.torch"}
+    if LOAD_ERROR is not None and hasattr(torch.ops.torchsru, name):
+        _taken.add(name)
+        del overloads["default"]
+    elif LOAD_ERROR is not None:
         _definitions.define(schema)
     _definitions.define(schema.replace("(", ".torch(", 1))
-    for overload, qualified in (("default", name), ("torch", f"{name}.torch")):
+    for overload, qualified in overloads.items():
         _definitions.impl(qualified, implementation, "CompositeExplicitAutograd")
         torch.library.register_fake(f"torchsru::{qualified}", fake, lib=_definitions)
         if backward is not None:
