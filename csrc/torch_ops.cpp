@@ -8,6 +8,8 @@
 //          If PyTorch refuses the registration, no op is registered, and torchsru_load_error says why
 // Check    tests/ops/test_sru.py, tests/ops/test_registration.py, csrc/tests/torch_ops_tests.cpp
 
+#include <pthread.h>
+
 #include <cstdio>
 #include <initializer_list>
 #include <memory>
@@ -258,13 +260,17 @@ struct Sequences {
   }
 };
 
-// Runs a kernel's shares on PyTorch's threads; small work stays on this one.
+// Is this a forked child? OpenMP's threads stay behind in the parent, and a parallel region waits for
+// them forever; a thread pool that nobody has used yet would do, but we can't see whether so.
+bool forked = false;
+
+// Runs a kernel's shares on PyTorch's threads; small work, and a forked child's, stays on this one.
 template <class Args>
 void run(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
   constexpr int64_t elements_per_thread = 16384; // a thread's wake-up is worth about this many
   const Shape& s = args.shape;
   uint32_t threads = 1;
-  ok(torch_get_num_threads(&threads), "the number of threads");
+  if (!forked) ok(torch_get_num_threads(&threads), "the number of threads");
   const int64_t rows = s.L * s.B; // D * rows would fit: the tensors exist
   const int64_t useful = rows * s.D / elements_per_thread;
   const int64_t parts = useful < threads ? (useful > 1 ? useful : 1) : threads;
@@ -517,6 +523,9 @@ void register_ops() {
   for (const auto& op : ops) {
     ok(aoti_torch_library_def(definitions.get(), op.schema), op.name);
     ok(torch_library_impl(implementations.get(), op.name, op.function, kTorchVersion), op.name);
+  }
+  if (pthread_atfork(nullptr, nullptr, [] { forked = true; }) != 0) {
+    fail("torchsru: no memory to be told of a fork");
   }
   definitions.keep();
   implementations.keep();

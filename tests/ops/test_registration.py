@@ -383,18 +383,3 @@ assert not any(name.startswith("torchsru." + part) for name in sys.modules
                for part in ("train", "recipes", "data", "models", "cli", "bench"))
 """
     python(code)
-
-
-def test_a_process_may_fork_after_import():
-    """Nothing at import starts threads or a device: a forked child computes."""
-    code = """
-import os, torch, torchsru
-pid = os.fork()
-if pid == 0:
-    h, _ = torchsru.SRU(4, 4)(torch.randn(64, 64, 4))
-    os._exit(0 if h.isfinite().all() else 1)
-assert os.waitpid(pid, 0)[1] == 0
-"""
-    if not hasattr(os, "fork"):
-        pytest.skip("this system has no fork")
-    python(code)
