@@ -85,18 +85,4 @@ __attribute__((visibility("default"))) const char* torchsru_isa_available() {
   return names.c_str();
 }
 
-// y[i] = sigmoid(x[i]) or tanh(x[i]) as the kernels compute them; what their tests call.
-__attribute__((visibility("default"))) void torchsru_sigmoid(const float* x, float* y, int64_t n) {
-  torchsru::kernels().sigmoid_f32(x, y, n);
-}
-__attribute__((visibility("default"))) void torchsru_tanh(const float* x, float* y, int64_t n) {
-  torchsru::kernels().tanh_f32(x, y, n);
-}
-__attribute__((visibility("default"))) double torchsru_sigmoid_max_ulp() {
-  return torchsru::kSigmoidMaxUlp;
-}
-__attribute__((visibility("default"))) double torchsru_tanh_max_ulp() {
-  return torchsru::kTanhMaxUlp;
-}
-
 } // extern "C"
