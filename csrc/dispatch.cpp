@@ -67,16 +67,15 @@ const Kernels& kernels() {
 
 extern "C" {
 
-// Name of the instruction set in use, or the reason why there is none.
+// Name of the instruction set in use, or the reason why there is none (good until the next call).
 __attribute__((visibility("default"))) const char* torchsru_isa_used() {
-  static const std::string answer = []() -> std::string {
-    try {
-      return torchsru::kernels().name;
-    } catch (const std::exception& error) {
-      return error.what();
-    }
-  }();
-  return answer.c_str();
+  thread_local std::string reason; // not for good: TORCHSRU_ISA may be mended
+  try {
+    return torchsru::kernels().name;
+  } catch (const std::exception& error) {
+    reason = error.what();
+    return reason.c_str();
+  }
 }
 
 // Names of what this CPU can run, widest first, with spaces between.

@@ -84,19 +84,28 @@ def test_baseline_is_always_there():
 def test_unknown_instruction_set_is_named():
     code = """
 import torch
-from torchsru.ops import cpu_info, sru_recurrence
-print(cpu_info()["isa_used"])
-for _ in range(2):
+import os
+from torchsru.cli.doctor import report
+from torchsru.ops import backends, cpu_info, sru_recurrence
+print(cpu_info()["error"])
+print(backends()["cpu"])
+print(dict(report())["  used"])
+print(dict(report())["backend cpu"])
+for backend in ("auto", "cpu"):
     try:
-        sru_recurrence(torch.zeros(2, 2, 3, 4))
+        sru_recurrence(torch.zeros(2, 2, 3, 4), backend=backend)
     except RuntimeError as error:
         print(error)
+assert cpu_info()["isa_used"] is None and cpu_info()["library"]
+os.environ["TORCHSRU_ISA"] = "baseline"  # what was refused is not chosen for good
+sru_recurrence(torch.zeros(2, 2, 3, 4))
+assert cpu_info()["isa_used"] == "baseline" and backends()["cpu"] is None
 """
     result = python(code, TORCHSRU_ISA="avx1024")
     assert result.returncode == 0, result.stderr
     message = 'TORCHSRU_ISA must be one of "{}" on this CPU, got "avx1024"'
     lines = result.stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 6
     assert all(message.format(" ".join(INFO["isa_available"])) in line for line in lines)
 
 

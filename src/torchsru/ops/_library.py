@@ -100,15 +100,22 @@ def warn_if_not_compiled() -> None:
 
 
 def cpu_info() -> dict[str, Any]:
-    """Describe the compiled CPU kernels: isa_used, isa_available, library and error."""
+    """Describe the compiled CPU kernels: isa_used, isa_available, library and error.
+
+    error: why they cannot run, or None; with a library, it is TORCHSRU_ISA that asks for what this
+    CPU lacks.
+    """
     if LOAD_ERROR is not None:
         return {"isa_used": None, "isa_available": [], "library": None, "error": LOAD_ERROR}
     library = ctypes.CDLL(str(PATH))
     for function in (library.torchsru_isa_used, library.torchsru_isa_available):
         function.restype = ctypes.c_char_p
+    used: str = library.torchsru_isa_used().decode()  # or why there is none
+    available = library.torchsru_isa_available().decode().split()
+    runs = used in available
     return {
-        "isa_used": library.torchsru_isa_used().decode(),
-        "isa_available": library.torchsru_isa_available().decode().split(),
+        "isa_used": used if runs else None,
+        "isa_available": available,
         "library": str(PATH),
-        "error": None,
+        "error": None if runs else used,
     }
