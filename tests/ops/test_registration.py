@@ -194,12 +194,15 @@ def exported(model, strict=False):
 
 
 @pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
-def test_export_runs_for_another_length(options, strict):
+def test_export_runs_for_another_length(options, grad, strict):
+    """One op a layer; exported with gradients on, it is the one that keeps every state."""
     model = SRU(5, 6, 2, **{**options, "batch_first": False}).eval()
-    program = exported(model, strict)
-    calls = [n.target for n in program.graph.nodes if "torchsru" in str(n.target)]
-    assert len(calls) == 2  # one op a layer
+    with torch.set_grad_enabled(grad):
+        program = exported(model, strict)
+    calls = [str(n.target) for n in program.graph.nodes if "torchsru" in str(n.target)]
+    assert calls == 2 * [f"torchsru.sru_forward{'_train' * grad}.default"]
     for length in (8, 21):
         x = torch.randn(length, 3, 5)
         torch.testing.assert_close(program.module()(x), model(x))
