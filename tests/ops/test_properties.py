@@ -138,8 +138,8 @@ def test_linear_recurrence_matches_the_definition(backend, case, layout):
     check(partial(linear_recurrence, backend=backend), case, layout)
 
 
-def sru_late(u, x, v, b, c0, *, mask, cu_seqlens, out_mask, **options):
-    """Wrong in one place: the state weights see the second row's biases swapped."""
+def sru_swapped(u, x, v, b, c0, *, mask, cu_seqlens, out_mask, **options):
+    """The gates' biases change places."""
     b = None if b is None else b.flip(0)
     return sru_recurrence(
         u, x, v, b, c0, mask=mask, cu_seqlens=cu_seqlens, out_mask=out_mask, **options
@@ -150,7 +150,7 @@ def test_the_check_can_fail():
     @examples(50)
     @given(case=sru_cases())
     def search(case):
-        check(sru_late, case)
+        check(sru_swapped, case)
 
     with pytest.raises(AssertionError, match="roundings off"):
         search()
