@@ -61,6 +61,7 @@ def test_doctor_tells_what_runs_and_why_the_rest_does_not(capsys, monkeypatch):
     report = {line[:18].strip(): line[19:] for line in lines}
     assert report["torchsru"] == torchsru.__version__
     assert report["compiled kernels"] == "absent: no compiler"
+    assert report["used"] == "none: no compiler"
     assert report["backend cpu"] == "no: was not built"
     assert report["backend reference"] == "runs here"
     assert report["training"] == "runs here"

@@ -18,7 +18,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import OVERLOADS, register
+from torchsru.ops._library import OVERLOADS, overload_for, register
 from torchsru.ops.sru import pytorch
 from torchsru.ops.sru.reference import sru_reference
 
@@ -100,7 +100,7 @@ def sru_recurrence(
     )  # fmt: skip
     if choose(backend, u) == "reference":
         return _reference(*arguments)
-    overload = "torch" if backend == "torch" else "default"
+    overload = overload_for(backend)
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (u, x, v, b, c0, out_mask)
     ):

@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from torchsru.ops.sru import _DIFFERENTIABLE, _FORWARD, _NUM_TENSORS, _check
+from torchsru.ops._library import overload_for
+from torchsru.ops.sru import _DIFFERENTIABLE, _FORWARD, _NUM_TENSORS, _TRACED, _check
+
+_overload = overload_for("auto")
+_forward, _forward_train = _FORWARD[_overload], _TRACED[_overload]
+_backward = getattr(torch.ops.torchsru.sru_backward, _overload)
 
 
 def can_fuse(x: Tensor, weight: Tensor) -> bool:
@@ -77,13 +82,13 @@ def fused_layer(
         )  # fmt: skip
     if grad:
         return _FusedLayer.apply(x, weight, *arguments)
-    return _FORWARD["default"](*arguments)
+    return _forward(*arguments)
 
 
 class _FusedLayer(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, *arguments):
-        h, c_last, c = torch.ops.torchsru.sru_forward_train.default(*arguments)
+        h, c_last, c = _forward_train(*arguments)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, *arguments[:_NUM_TENSORS], c)
         ctx.options = arguments[_NUM_TENSORS:]
@@ -96,8 +101,7 @@ class _FusedLayer(torch.autograd.Function):
             u = F.linear(x, weight).view(u.shape)
         if gh is None:
             gh = torch.zeros_like(c, dtype=x.dtype)
-        op = torch.ops.torchsru.sru_backward.default
-        gu, gx, *others = op(gh, gc_last, u, *tensors, c, *ctx.options)
+        gu, gx, *others = _backward(gh, gc_last, u, *tensors, c, *ctx.options)
         gu_NE, x_NI = gu.flatten(2).flatten(0, 1), x.flatten(0, 1)  # N = L * B
         gweight = gu_NE.t() @ x_NI if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
