@@ -6,13 +6,14 @@ from functools import partial
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from torchsru.data import ByteData, Corpus
 from torchsru.models import LanguageModel, LanguageModelConfig
 from torchsru.train import RunError, Training
 from torchsru.train import loop as module
 from torchsru.train.checkpoint import load_checkpoint
-from torchsru.train.language_model import LanguageModelling
+from torchsru.train.language_model import HeldOut, LanguageModelling
 from torchsru.train.log import read_log
 from torchsru.train.loop import Interrupted, NotFinite, fit
 
@@ -198,11 +199,16 @@ def test_signal_handlers_are_put_back(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_evaluation_covers_the_bytes_asked_for():
-    for eval_bytes, rows in ((0, 1), (300, 2), (10**9, 64)):
-        data = replace(DATA, eval_bytes=eval_bytes, eval_batch=rows)
-        task = make_task(data)
-        assert 0 < task.eval_bytes <= min(eval_bytes or 600, 600)
+@pytest.mark.parametrize("count", [0, 1, 300, 599, 10**9])
+def test_evaluation_is_a_mean_over_exactly_the_bytes_asked_for(count):
+    model = LanguageModel(MODELS["lstm"]).eval()
+    heldout = HeldOut(TEXT[:600], count, 1)
+    assert heldout.count == min(count or 600, 600)
+    x = torch.cat([torch.zeros(1, dtype=torch.int64), TEXT[: heldout.count].long()])[:, None]
+    with torch.no_grad():
+        whole = cross_entropy(model(x[:-1])[0][:, 0], x[1:, 0]).item()
+    assert heldout.loss(model) == pytest.approx(whole, rel=1e-5)
+    assert HeldOut(TEXT[:600], count, 3).count == heldout.count
 
 
 def test_embedding_tables_have_their_own_rate():

@@ -7,20 +7,19 @@ RUN/recipe.json   name, settings, where it was started
 """
 
 import json
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from torchsru.data import load_corpus
+from torchsru.data import load_corpus, load_text
 from torchsru.models import LanguageModel
 from torchsru.recipes.base import LanguageModelRecipe, from_json, to_json
 from torchsru.train import environment
 from torchsru.train.checkpoint import RunError, load_checkpoint, load_weights
-from torchsru.train.language_model import LanguageModelling
-from torchsru.train.loop import CHECKPOINTS, RECIPE, RESULT, evaluate, fit, make_fabric
+from torchsru.train.language_model import HeldOut, LanguageModelling, bits_per_byte
+from torchsru.train.loop import CHECKPOINTS, RECIPE, RESULT, fit, make_fabric
 
 
 @dataclass(frozen=True)
@@ -100,27 +99,29 @@ def load_model(run: Run) -> LanguageModel:
     return model.eval()
 
 
-def evaluate_run(
-    run: Run, *, paths: tuple[str, ...] = (), every_byte: bool = True
-) -> dict[str, Any]:
+def evaluate_run(run: Run, *, paths: tuple[str, ...] = ()) -> dict[str, Any]:
     """Held-out numbers of a run's newest weights, on its own data or on other files.
 
     Args:
-        paths: other files and folders, all of whose bytes count; none: the held-out part of the
+        paths: other files and folders, all of whose bytes count; none: all held-out bytes of the
             run's own data.
-        every_byte: use every whole segment of the held-out bytes, not the evaluation slice alone.
+
+    Returns: the task's numbers, how many bytes they are a mean of, and the seconds it took.
     """
-    data = replace(run.recipe.data, eval_bytes=0 if every_byte else run.recipe.data.eval_bytes)
-    corpus = load_corpus(paths or data.paths, data.heldout)
+    data = run.recipe.data
     if paths:
-        corpus = replace(corpus, heldout=torch.cat([corpus.train, corpus.heldout]))
-    task = LanguageModelling(corpus, data, run.recipe.training.seed)
-    saved = load_checkpoint(run.folder / CHECKPOINTS)
-    if not paths and saved is not None and saved.facts["content"] != task.content:
-        raise RunError(
-            f"{run.folder} was trained on other data than what is there now: what is held out now "
-            "may have been trained on; name files of your own with --data"
-        )
+        text = load_text(paths)
+    else:
+        corpus = load_corpus(data.paths, data.heldout)
+        saved = load_checkpoint(run.folder / CHECKPOINTS)
+        if saved is not None and saved.facts["content"] != corpus.content:
+            raise RunError(
+                f"{run.folder} was trained on other data than what is there now: what is held out "
+                "now may have been trained on; name files of your own with --data"
+            )
+        text = corpus.heldout
+    heldout = HeldOut(text, 0, data.eval_batch)
     model = make_fabric(run.recipe.training).setup(load_model(run))
-    found, seconds = evaluate(task, model)
-    return {**found, "bytes": task.eval_bytes, "seconds": seconds}
+    started = time.perf_counter()
+    found = bits_per_byte(heldout.loss(model))
+    return {**found, "bytes": heldout.count, "seconds": time.perf_counter() - started}
