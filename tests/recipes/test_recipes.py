@@ -96,8 +96,40 @@ def test_unknown_recipe_names_the_known():
 def test_folders_that_are_no_runs_are_refused(tmp_path):
     with pytest.raises(RunError, match="is not a run"):
         open_run(tmp_path)
-    (tmp_path / "recipe.json").write_text('{"name": "x", "recipe": {"model": {"width": -1}}}')
-    with pytest.raises(RunError, match=r"recipe\.json cannot be read: model\.width must"):
+    with pytest.raises(RunError, match="can't be read: File name too long"):
+        open_run(tmp_path / ("a" * 300))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is damaged: expected JSON, found 1 bytes, b'{' first"),
+        ("", "is damaged: expected JSON, found an empty file"),
+        ("[" * 10**6, "is damaged: expected JSON"),
+        ("[]", "is damaged: expected a table, found list"),
+        ("{}", "found format None, written by torchsru None; expected 1, which torchsru"),
+        (
+            '{"format": 2, "torchsru": "0.9"}',
+            "found format 2, written by torchsru '0.9'; expected 1",
+        ),
+        (
+            '{"format": 1, "torchsru": "0.9"}',
+            "by torchsru '0.9', is no recipe of torchsru .*'name'",
+        ),
+        (
+            '{"format": 1, "name": "x", "recipe": {"model": {"width": -1}}}',
+            "model.width must be at least 1, got -1",
+        ),
+        (
+            '{"format": 1, "torchsru": "0.2", "name": "x", "recipe": {"model": {"heads": 2}}}',
+            r"by torchsru '0\.2', is no recipe of .*: model.heads is unknown; fields are",
+        ),
+        ('{"format": 1, "name": "x", "resumed": 3}', "is no recipe of torchsru"),
+    ],
+)
+def test_recipes_damaged_or_of_another_version_are_named(tmp_path, content, told):
+    (tmp_path / "recipe.json").write_text(content)
+    with pytest.raises(RunError, match=rf"recipe\.json.*{told}"):
         open_run(tmp_path)
 
 
