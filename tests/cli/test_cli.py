@@ -323,6 +323,24 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, number):
     assert json.loads((folder / "result.json").read_text())["steps"] == stopped_at + 5
 
 
+def test_a_killed_run_goes_on_and_its_log_has_no_holes(tmp_path, capsys):
+    folder = tmp_path / "run"
+    command = ["train", NAME, "--out", str(folder)]
+    endless = ["--training.steps", "1000000", "--training.checkpoints", "50000"]
+    process = spawn(*command, *endless, stdin=subprocess.DEVNULL)
+    while len(read_log(folder)) < 5:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    assert "in use by process" in refused(capsys, *command, "--resume")
+    process.kill()
+    process.communicate()
+    (newest, *_) = sorted((folder / "checkpoints").glob("step-*"))[::-1]
+    steps = int(newest.name.removeprefix("step-")) + 25
+    assert main([*command, "--resume", "--training.steps", str(steps)]) == 0
+    rows = [row["step"] for row in read_log(folder) if row["kind"] == "train"]
+    assert rows == [*range(10, steps, 10), steps]
+
+
 def test_bench_gets_its_arguments(monkeypatch):
     import types
 

@@ -19,6 +19,7 @@ from torchsru.train.folder import RunError, found, make_folder, naming, write_fi
 
 FILE = "log.jsonl"
 CURVES = "tensorboard"
+ROW_START = b'{"kind": "'
 
 
 class Log:
@@ -82,8 +83,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     file = folder / FILE
     with naming(file, "read"):
         content = file.read_bytes() if file.exists() else b""
+    *lines, cut = content.split(b"\n")
+    if not ROW_START.startswith(cut[: len(ROW_START)].rstrip(b"\0")):  # zeros: the power went
+        lines.append(cut)
     rows = []
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
             if not isinstance(rows[-1]["step"], int):

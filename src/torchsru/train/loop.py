@@ -241,11 +241,12 @@ def fit(
                 log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
                 live.evaluated(at.step, at.seconds, found)
             stop = interrupt.asked  # read once: a signal may come between the two lines
-            if stop or is_due(training.checkpoints, used, now_used) or now_used == 1:
+            if stop or is_due(training.checkpoints, used, now_used):
                 save()
             if stop and now_used < 1:
                 raise Interrupted(f"stopped at step {at.step:,} and saved")
 
+        save()
         result = {
             **(found or evaluate(task, model)[0]),
             "parameters": sum(p.numel() for p in raw_model.parameters()),
