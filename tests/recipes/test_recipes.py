@@ -2,12 +2,15 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save
 
-from torchsru.data import load_corpus
+from torchsru.data import DataError, load_corpus
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, from_json, get_recipe, to_json
 from torchsru.recipes.run import evaluate_run, load_model, open_run, train
 from torchsru.train import RunError
+from torchsru.train.checkpoint import summary
 from torchsru.train.log import read_log
 
 NAMES = [name for name in find_recipes() if not name.endswith("_debug")]
@@ -153,3 +156,88 @@ def test_evaluation_counts_every_byte_of_any_file(tmp_path):
     for count in (1, 2, 300, 4 * 256 + 3):
         text.write_bytes((b"def f(x):\n    return x\n" * 60)[:count])
         assert evaluate_run(run, paths=(str(text),))["bytes"] == count
+
+
+@pytest.fixture
+def own_text(tmp_path, monkeypatch):
+    """A run's data named relative to a folder that is then left."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "text").write_bytes(bytes(range(256)) * 40)
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = get_recipe("python-bytes_debug")
+    return replace(
+        recipe,
+        data=replace(recipe.data, paths=("text",)),
+        training=replace(recipe.training, steps=4),
+    )
+
+
+def longer(recipe, steps, **data):
+    return replace(
+        recipe,
+        data=replace(recipe.data, **data),
+        training=replace(recipe.training, steps=steps),
+    )
+
+
+def test_a_run_finds_its_data_from_anywhere(tmp_path, own_text, monkeypatch):
+    name, folder = "python-bytes_debug", tmp_path / "run"
+    train(name, own_text, folder)
+    assert open_run(folder).recipe.data.paths == (str(tmp_path / "here" / "text"),)
+    monkeypatch.chdir(tmp_path)
+    train(name, longer(open_run(folder).recipe, 5), folder, resume=True)
+    assert evaluate_run(open_run(folder))["bytes"] == 512
+    (tmp_path / "here" / "text").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="does not exist"):
+        train(name, longer(open_run(folder).recipe, 6), folder, resume=True)
+    train(name, longer(open_run(folder).recipe, 6, paths=("moved",)), folder, resume=True)
+    assert open_run(folder).recipe.data.paths == (str(tmp_path / "moved"),)
+    assert open_run(folder).result["steps"] == 6
+
+
+def test_what_a_resumption_changed_holds_for_the_next_one(tmp_path, own_text):
+    name, folder = "python-bytes_debug", tmp_path / "run"
+    train(name, own_text, folder)
+    started = json.loads((folder / "recipe.json").read_text())
+    train(name, longer(own_text, 5), folder, resume=True)
+    about = json.loads((folder / "recipe.json").read_text())
+    assert {key: about[key] for key in started} == started
+    assert open_run(folder).recipe.training.steps == 5
+    with pytest.raises(RunError, match=r"data\.unroll was 16 in .*, got 8"):
+        train(name, longer(own_text, 9, unroll=8), folder, resume=True)
+
+
+def test_only_the_weights_are_read_to_use_a_model(tmp_path, own_text):
+    train("python-bytes_debug", own_text, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    (checkpoint / "training.safetensors").write_bytes(b"gone")
+    run = open_run(tmp_path / "run")
+    assert len(list(load_model(run).generate(b"a", 3))) == 3
+    assert evaluate_run(run)["bytes"] == 512
+    with pytest.raises(RunError, match=r"training\.safetensors is damaged"):
+        train("python-bytes_debug", longer(own_text, 5), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("foreign", ["vocabulary", "layers"])
+def test_weights_of_another_model_are_named_with_both_shapes(tmp_path, own_text, foreign):
+    train("python-bytes_debug", own_text, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    file = checkpoint / "model.safetensors"
+    weights = load_file(file)
+    if foreign == "vocabulary":
+        for name in ("embedding.weight", "output.weight"):
+            weights[name] = torch.zeros(300, 32)
+        weights["output.bias"] = torch.zeros(300)
+        told = r"embedding\.weight: found \[300, 32\] float32, expected \[256, 32\] float32; 2 more"
+    else:
+        weights = {name: w for name, w in weights.items() if "1" not in name}
+        told = "found nothing, expected"
+    file.write_bytes(save(weights))
+    facts = json.loads((checkpoint / "training.json").read_text())
+    facts["files"][file.name] = summary(file.read_bytes())
+    (checkpoint / "training.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=f"do not fit the recipe: .*{told}") as error:
+        load_model(open_run(tmp_path / "run"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(RunError, match=told):
+        train("python-bytes_debug", longer(own_text, 5), tmp_path / "run", resume=True)
