@@ -39,7 +39,7 @@ def small_recipe(text: Path):
             recipe.training,
             steps=8,
             evaluations=3,
-            checkpoints=3,
+            checkpoints=5,  # at steps 2, 4, 5, 7, 8; rows of the log at 3, 6, 8
             log_every=3,
             accumulate=2,
             device="cpu",
