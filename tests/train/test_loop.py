@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import signal
 from dataclasses import asdict, replace
 from functools import partial
@@ -281,6 +282,15 @@ def test_a_result_does_not_outlive_the_run_that_is_extended(tmp_path):
     with pytest.raises(Interrupted):
         go(tmp_path, replace(TRAINING, steps=20), task=task, resume=True)
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_started_again(tmp_path):
+    go(tmp_path)
+    rows = read_log(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(RunError, match=r"holds a result\.json but no checkpoint"):
+        go(tmp_path, resume=True)
+    assert read_log(tmp_path) == rows
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from torchsru.train import RunError
 from torchsru.train.checkpoint import load_checkpoint, summary
 from torchsru.train.folder import hold
 from torchsru.train.log import read_log
+
+if sys.platform == "win32":
+    pytest.skip("Windows has neither fork nor SIGKILL", allow_module_level=True)
 
 KILLS = 20
 PHASES = ("step", "evaluation", "checkpoint writing", "start")

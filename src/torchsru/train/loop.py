@@ -157,6 +157,8 @@ def fit(
                 raise RunError(f"accumulate was {was} in {folder}, got {parts}")
             restore(saved, raw_model, raw_optimizer)
             states = fabric.to_device(saved.state)
+        elif (folder / RESULT).exists():
+            raise RunError(f"{folder} holds a {RESULT} but no checkpoint: found none to go on from")
         if (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1:
             return read_json(folder / RESULT)
         keep_record(folder, about, at.step)
@@ -216,7 +218,7 @@ def fit(
                 raise NotFinite(
                     f"step {at.step + 1:,}: loss {loss}, gradient norm {norm}, at learning rate "
                     f"{lr:.3g}, after {at.skipped_in_a_row} skipped in a row; the state before "
-                    f"this step is saved, the checkpoint before it kept. {ADVICE}"
+                    f"this step is saved, an older checkpoint is kept. {ADVICE}"
                 )
             optimizer.zero_grad()
             took = time.perf_counter() - started
