@@ -218,7 +218,7 @@ def fit(
                 raise NotFinite(
                     f"step {at.step + 1:,}: loss {loss}, gradient norm {norm}, at learning rate "
                     f"{lr:.3g}, after {at.skipped_in_a_row} skipped in a row; the state before "
-                    f"this step is saved, an older checkpoint is kept. {ADVICE}"
+                    f"this step is saved, older checkpoints are kept. {ADVICE}"
                 )
             optimizer.zero_grad()
             took = time.perf_counter() - started
