@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+import torchsru
 from torchsru.compat import checkpoints
 from torchsru.ops import sru_recurrence
 
@@ -248,6 +249,12 @@ class SRUCell(nn.Module):
         """Draw a mask [B, features] for all time steps: 0 with probability p, else 1 / (1 - p)."""
         return F.dropout(self.bias.detach().new_ones(size), p)
 
+    def to_torchsru(self) -> torchsru.SRUCell:
+        """Make the layer of `torchsru` that computes the same; see `SRU.to_torchsru`."""
+        from torchsru.compat.convert import to_cell
+
+        return to_cell(self)
+
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
     ):
@@ -444,6 +451,20 @@ class SRU(nn.Module):
             f"c0 must be [num_layers, B, D] = {[self.num_layers, B, D]}{also}, got {list(c0.shape)}"
         )
 
+    def to_torchsru(self) -> torchsru.SRU:
+        """Make the `torchsru.SRU` that computes the same.
+
+        Its state is [num_layers directions, B, d], its parameters are copies. Factors that
+        `torchsru.SRU` has no place for are multiplied: `input_to_hidden`, and a projection that
+        some layers have and others have not.
+
+        Raises: ValueError naming what `torchsru.SRU` can't do: custom_m; beside
+            proj_input_to_hidden_first, a layer norm before the product or rnn_dropout.
+        """
+        from torchsru.compat.convert import to_stack
+
+        return to_stack(self)
+
     def _load_from_state_dict(
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
     ):
@@ -498,5 +519,5 @@ def _check_sizes(**sizes: int) -> None:
 
 def _check_probabilities(**probabilities: float) -> None:
     for name, p in probabilities.items():
-        if not 0 <= p < 1:
+        if not isinstance(p, (int, float)) or not 0 <= p < 1:
             raise ValueError(f"{name} must be in [0, 1), got {p!r}")
