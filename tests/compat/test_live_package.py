@@ -1,6 +1,7 @@
 """Against the package sru 2.6.0 itself, in float32: outputs, states and gradients within 1e-5 of
 each tensor's largest value. With gradients it runs a loop in Python on a CPU: the oracle."""
 
+import copy
 import inspect
 import itertools
 import warnings
@@ -74,11 +75,22 @@ def results(rnn, x, c0, mask, seeds):
     }
 
 
-def differences(theirs, mine, *arguments):
-    """What is off by more than the bar, by name."""
-    expected, got = results(theirs, *arguments), results(mine, *arguments)
+def differences(theirs, mine, x, c0, mask, seeds):
+    """What is off by more than the bar, by name.
+
+    The original's own rounding alone can come to the bar (a layer norm of few channels): the
+    original in float64 then decides whose fault it is.
+    """
+    expected, got = results(theirs, x, c0, mask, seeds), results(mine, x, c0, mask, seeds)
     assert expected.keys() == got.keys()
     off = {name: worst(got[name], expected[name]) for name in expected}
+    if max(off.values()) <= BAR:
+        return {}
+    exact = results(
+        copy.deepcopy(theirs).double(), x.double(), None if c0 is None else c0.double(), mask,
+        [seed.double() for seed in seeds],
+    )  # fmt: skip
+    off = {name: min(value, worst(got[name], exact[name])) for name, value in off.items()}
     return {name: f"{value:.1e}" for name, value in off.items() if not value <= BAR}
 
 
@@ -383,3 +395,21 @@ def test_bug_a_module_list_of_custom_modules(sru):
     with pytest.raises((NotImplementedError, TypeError)):
         theirs(torch.randn(L, B, d))
     assert ours.SRU(d, d, custom_m=modules)(torch.randn(L, B, d))[0].shape == (L, B, d)
+
+
+def test_bug_reset_parameters_forgets_layer_norms(sru):
+    for package, right in ((sru, False), (ours, True)):
+        rnn = package.SRU(d, d, layer_norm=True)
+        nn.init.zeros_(rnn.rnn_lst[0].layer_norm.weight)
+        rnn.reset_parameters()
+        assert rnn.rnn_lst[0].layer_norm.weight.eq(1).all() == right
+
+
+def test_bug_a_scale_is_dropped_in_silence(sru):
+    scaled = sru.SRU(d, d, rescale=True)
+    plain = sru.SRU(d, d)
+    plain.load_state_dict(scaled.state_dict())
+    x = torch.randn(L, B, d)
+    assert worst(plain(x)[0], scaled(x)[0]) > 1e-2
+    with pytest.raises(RuntimeError, match="rescale must be True"):
+        ours.SRU(d, d).load_state_dict(scaled.state_dict())

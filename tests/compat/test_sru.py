@@ -70,13 +70,6 @@ def test_the_scale_is_the_buffers():
     assert not torch.allclose(h, rnn(x)[0])
 
 
-def test_reset_parameters_resets_layer_norms():
-    rnn = SRU(d, d, layer_norm=True)
-    nn.init.zeros_(rnn.rnn_lst[1].layer_norm.weight)
-    rnn.reset_parameters()
-    assert rnn.rnn_lst[1].layer_norm.weight.eq(1).all()
-
-
 def test_a_custom_module_without_reset_parameters_keeps_its_own():
     class Bare(nn.Module):
         def __init__(self):
