@@ -110,7 +110,7 @@ def test_what_is_no_state_dict_is_refused(tmp_path, capsys, checkpoint):
     assert "holds more than tensors, and code in a pickle is not run" in refused(
         capsys, path, *rest
     )
-    path.write_bytes(pickle.dumps(3))
+    path.write_bytes(pickle.dumps(3, protocol=2))
     assert str(path) in refused(capsys, path, *rest)
     path.write_bytes(checkpoint.read_bytes()[:1000])
     assert f"{path} is no checkpoint, or damaged" in refused(capsys, path, *rest)
