@@ -16,6 +16,7 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "train": "train a recipe",
     "eval": "held-out numbers of a trained run",
     "generate": "text from a trained run, as it is drawn",
+    "convert": "a checkpoint of the package sru, as a torchsru.SRU",
     "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
     "bench": "check, then time the layer on this machine",
 }
