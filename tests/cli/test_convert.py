@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import torchsru.compat
-import torchsru.train.checkpoint
+import torchsru.train.folder
 from torchsru.cli import main
 
 SAVED = torch.load(
@@ -157,6 +157,6 @@ def test_nothing_is_overwritten_or_left_half_written(checkpoint, tmp_path, capsy
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torchsru.train.checkpoint.os, "fsync", full)
+    monkeypatch.setattr(torchsru.train.folder.os, "fsync", full)
     assert f"{out} can't be written: No space left" in refused(capsys, *argv, "--out", out)
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == [checkpoint]

@@ -20,7 +20,7 @@ from torchsru.cli.arguments import make_parser, parse
 from torchsru.compat import SRU
 from torchsru.compat.checkpoints import DROPPED, REFUSED, RENAMED
 from torchsru.compat.convert import check_same, from_bytes, from_state_dict, plan, to_bytes
-from torchsru.train.checkpoint import write_folder
+from torchsru.train.folder import RunError, write_folder
 
 DESCRIPTION = (
     "Convert a checkpoint of the package sru, 2.0 to 3.0-dev, given the arguments that its SRU was "
@@ -60,12 +60,9 @@ def main(argv: Sequence[str]) -> int:
         files = to_bytes(plan(original))
         ours = from_bytes(files)
         off = check_same(original, ours)
-    except ValueError as error:
-        raise Refused(str(error)) from error
-    try:
         write_folder(out, files)
-    except OSError as error:
-        raise Refused(f"{out} can't be written: {error.strerror or error}") from error
+    except (RunError, ValueError) as error:
+        raise Refused(str(error)) from error
     print(
         f"saved in {out}; it differs by {off:.1e} of the largest value from the original's layout\n"
         f"next: rnn = torchsru.compat.load({str(out)!r})"
