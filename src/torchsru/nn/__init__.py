@@ -1,5 +1,7 @@
-"""Modules that own parameters."""
+"""Modules that own parameters; all are called as `out, state = rnn(x, state)`."""
 
+from torchsru.nn.qrnn import QRNN
+from torchsru.nn.recurrent import Recurrent
 from torchsru.nn.sru import SRU, SRUCell
 
-__all__ = ["SRU", "SRUCell"]
+__all__ = ["QRNN", "SRU", "Recurrent", "SRUCell"]

@@ -88,7 +88,7 @@ class Recurrent(nn.Module):
         if state is not None:
             self._check_state(state, rows)
             if rows is None:
-                state = _map(lambda leaf: leaf.unsqueeze(1), state)
+                state = map_tensors(lambda leaf: leaf.unsqueeze(1), state)
 
         h, state = self._run(x, state, mask, cu_seqlens)
 
@@ -97,7 +97,7 @@ class Recurrent(nn.Module):
         elif self.batch_first:
             h = h.transpose(0, 1)
         if rows is None:
-            state = _map(lambda leaf: leaf.squeeze(1), state)
+            state = map_tensors(lambda leaf: leaf.squeeze(1), state)
         return h, state
 
     def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -133,14 +133,8 @@ class Recurrent(nn.Module):
 
     def _forward_packed(self, packed, state, mask, cu_seqlens):
         """A PackedSequence as a padded batch; rows in the caller's order, as in `nn.LSTM`."""
-        if mask is not None or cu_seqlens is not None:
-            raise ValueError("mask and cu_seqlens must be None beside a PackedSequence")
+        self._check_packed(packed, mask, cu_seqlens)
         x, lengths = pad_packed_sequence(packed)  # rows in the caller's order
-        if x.dim() != 3 or x.shape[2] != self.input_size:
-            raise ValueError(
-                f"x must be a PackedSequence of [L, input_size] with input_size = "
-                f"{self.input_size}, got data of shape {list(packed.data.shape)}"
-            )
         padding = torch.arange(x.shape[0])[:, None] >= lengths
         if state is not None:
             self._check_state(state, x.shape[1])
@@ -152,6 +146,17 @@ class Recurrent(nn.Module):
         data = pack_padded_sequence(h, lengths).data
         out = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
         return out, state
+
+    def _check_packed(
+        self, packed: PackedSequence, mask: Tensor | None, cu_seqlens: Tensor | None
+    ) -> None:
+        if mask is not None or cu_seqlens is not None:
+            raise ValueError("mask and cu_seqlens must be None beside a PackedSequence")
+        if packed.data.dim() != 2 or packed.data.shape[1] != self.input_size:
+            raise ValueError(
+                f"x must be a PackedSequence of [L, input_size] with input_size = "
+                f"{self.input_size}, got data of shape {list(packed.data.shape)}"
+            )
 
     def _wrong_x(self, x: Tensor) -> str:
         batched = "B, L, input_size" if self.batch_first else "L, B, input_size"
@@ -171,7 +176,8 @@ class Recurrent(nn.Module):
             )
 
 
-def _map(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+def map_tensors(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """fn of each tensor of a state."""
     return fn(state) if isinstance(state, Tensor) else tree_map_only(Tensor, fn, state)
 
 
