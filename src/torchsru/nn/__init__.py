@@ -3,5 +3,6 @@
 from torchsru.nn.qrnn import QRNN
 from torchsru.nn.recurrent import Recurrent
 from torchsru.nn.sru import SRU, SRUCell
+from torchsru.nn.ssru import SSRU
 
-__all__ = ["QRNN", "SRU", "Recurrent", "SRUCell"]
+__all__ = ["QRNN", "SRU", "SSRU", "Recurrent", "SRUCell"]
