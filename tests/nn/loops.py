@@ -93,7 +93,9 @@ def with_gradients(fn, leaves):
     outputs = tree_leaves(fn())
     rng = torch.Generator().manual_seed(4)
     seeds = [torch.randn(o.shape, generator=rng, dtype=o.dtype) for o in outputs]
-    grads = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True, materialize_grads=True)
+    grads = torch.autograd.grad(
+        outputs, leaves, seeds, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     return [o.detach() for o in outputs], grads
 
 

@@ -198,8 +198,8 @@ class QRNN(Stack):
     def _check_state(self, state, rows):
         if self.window == 1:
             return self._check_c("state", state, rows)
-        if not isinstance(state, (tuple, list)) or len(state) != 1 + self.num_layers:
-            got = f"{len(state)}" if isinstance(state, (tuple, list)) else type(state).__name__
+        if not isinstance(state, tuple) or len(state) != 1 + self.num_layers:
+            got = f"{len(state)}" if isinstance(state, tuple) else type(state).__name__
             raise TypeError(
                 f"state must be a tuple of c and each layer's last input, {1 + self.num_layers} "
                 f"tensors, got {got}"
