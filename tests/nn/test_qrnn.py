@@ -15,7 +15,7 @@ sigmoid, tanh = torch.sigmoid, torch.tanh
 
 
 def one(rnn, layer, q, xs, c, before=None):
-    """Equations (2) to (5) of the paper, a step at a time."""
+    """The equations of section 2 of the paper, a step at a time."""
     W, b = blocks(layer, rnn, q)
     hs = []
     for x in xs:

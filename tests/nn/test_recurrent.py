@@ -92,7 +92,7 @@ def test_padding_leaves_no_trace(name, bidirectional):
     rnn = make(name, bidirectional=bidirectional)
     x, mask = draw(L, B, I), make_mask(L, B)
     state = start_like(rnn(x)[1])
-    h, end = rnn(x.masked_fill(mask[:, :, None], 1e6), state, mask=mask)
+    h, end = rnn(x.masked_fill(mask[:, :, None], float("nan")), state, mask=mask)
     for i in range(B):
         keep = ~mask[:, i]
         if keep.any():

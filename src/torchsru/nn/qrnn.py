@@ -118,7 +118,7 @@ class QRNN(Stack):
         h_t = o_t c_t                                      pooling "fo" and "ifo"
         h_t = o_t c_t + (1 - o_t) x_t                      with highway
 
-    These are equations (2) to (5) of Bradbury et al. 2016 (arXiv 1611.01576), biases added. The
+    From section 2 of Bradbury et al. 2016 (arXiv 1611.01576), biases added. The
     highway is that of the SRU paper's baseline "QRNN + highway". x_{t-1} is the step before in the
     same row or document, 0 before the first.
 
