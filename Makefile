@@ -56,7 +56,7 @@ wheel: build  ## Build dist/*.whl in an isolated environment without torch
 	@ls -l dist/*.whl
 
 .PHONY: sanitize
-sanitize: build  ## Test the kernels, without torch, under the address and undefined-behaviour sanitizers
+sanitize: build  ## Test the C++ part, without torch, under the address and undefined-behaviour sanitizers
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 		-DTORCHSRU_SANITIZE=ON
 	$(BIN)/cmake --build build/sanitize

@@ -67,36 +67,21 @@ const Kernels& kernels() {
 
 extern "C" {
 
-// Name of the instruction set in use, or the reason why there is none.
+// Name of the instruction set in use, or the reason why there is none (good until the next call).
 __attribute__((visibility("default"))) const char* torchsru_isa_used() {
-  static const std::string answer = []() -> std::string {
-    try {
-      return torchsru::kernels().name;
-    } catch (const std::exception& error) {
-      return error.what();
-    }
-  }();
-  return answer.c_str();
+  thread_local std::string reason; // not for good: TORCHSRU_ISA may be mended
+  try {
+    return torchsru::kernels().name;
+  } catch (const std::exception& error) {
+    reason = error.what();
+    return reason.c_str();
+  }
 }
 
 // Names of what this CPU can run, widest first, with spaces between.
 __attribute__((visibility("default"))) const char* torchsru_isa_available() {
   static const std::string names = torchsru::available();
   return names.c_str();
-}
-
-// y[i] = sigmoid(x[i]) or tanh(x[i]) as the kernels compute them; what their tests call.
-__attribute__((visibility("default"))) void torchsru_sigmoid(const float* x, float* y, int64_t n) {
-  torchsru::kernels().sigmoid_f32(x, y, n);
-}
-__attribute__((visibility("default"))) void torchsru_tanh(const float* x, float* y, int64_t n) {
-  torchsru::kernels().tanh_f32(x, y, n);
-}
-__attribute__((visibility("default"))) double torchsru_sigmoid_max_ulp() {
-  return torchsru::kSigmoidMaxUlp;
-}
-__attribute__((visibility("default"))) double torchsru_tanh_max_ulp() {
-  return torchsru::kTanhMaxUlp;
 }
 
 } // extern "C"

@@ -22,6 +22,7 @@ AOTITorchError aoti_torch_library_init_def(
     const char* ns, const char* file, uint32_t line, TorchLibraryHandle* ret);
 AOTITorchError aoti_torch_library_init_impl(
     const char* ns, const char* k, const char* file, uint32_t line, TorchLibraryHandle* ret);
+AOTITorchError aoti_torch_delete_library_object(TorchLibraryHandle tlh);
 AOTITorchError aoti_torch_library_def(TorchLibraryHandle self, const char* schema);
 AOTITorchError torch_library_impl(
     TorchLibraryHandle self, const char* name, void (*fn)(StableIValue*, uint64_t, uint64_t),
@@ -40,13 +41,22 @@ AOTITorchError aoti_torch_empty_strided(
 AOTITorchError aoti_torch_copy_(AtenTensorHandle self, AtenTensorHandle src, int32_t non_blocking);
 
 int32_t aoti_torch_device_type_cpu();
+int32_t aoti_torch_device_type_cuda();
+int32_t aoti_torch_device_type_meta();
+int32_t aoti_torch_device_type_xpu();
+int32_t aoti_torch_device_type_mps();
 int32_t aoti_torch_dtype_float64();
 int32_t aoti_torch_dtype_float32();
 int32_t aoti_torch_dtype_bfloat16();
 int32_t aoti_torch_dtype_float16();
-int32_t aoti_torch_dtype_int64();
-int32_t aoti_torch_dtype_int32();
 int32_t aoti_torch_dtype_bool();
+int32_t aoti_torch_dtype_uint8();
+int32_t aoti_torch_dtype_int8();
+int32_t aoti_torch_dtype_int16();
+int32_t aoti_torch_dtype_int32();
+int32_t aoti_torch_dtype_int64();
+int32_t aoti_torch_dtype_complex64();
+int32_t aoti_torch_dtype_complex128();
 
 AOTITorchError torch_get_num_threads(uint32_t* ret);
 AOTITorchError torch_parallel_for(

@@ -4,9 +4,13 @@
 // AOTInductor package can call the ops in a process without Python.
 // Memory   inputs that are not contiguous are copied; outputs are fresh
 // Errors   std::runtime_error naming argument, rule and value; Python raises it as RuntimeError.
-//          Python checks shapes before (ops/sru/__init__.py); here they guard memory
-// Check    tests/ops/test_sru.py, tests/ops/test_registration.py
+//          Python checks shapes before (ops/sru/__init__.py); here they guard memory.
+//          If PyTorch refuses the registration, no op is registered, and torchsru_load_error says why
+// Check    tests/ops/test_sru.py, tests/ops/test_registration.py, csrc/tests/torch_ops_tests.cpp
 
+#include <pthread.h>
+
+#include <cstdio>
 #include <initializer_list>
 #include <memory>
 #include <stdexcept>
@@ -27,6 +31,11 @@ void ok(AOTITorchError code, const char* what) {
   if (code != 0) throw std::runtime_error(std::string("torchsru: PyTorch refused ") + what);
 }
 
+// For destructors, which must not throw: the process goes on, and what could not be freed is lost.
+void report(AOTITorchError code, const char* what) {
+  if (code != 0) std::fprintf(stderr, "torchsru: PyTorch refused %s\n", what);
+}
+
 [[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
 
 std::string text(const std::vector<int64_t>& sizes) {
@@ -35,6 +44,34 @@ std::string text(const std::vector<int64_t>& sizes) {
     out += (i ? ", " : "") + std::to_string(sizes[i]);
   }
   return out + "]";
+}
+
+// Names as Python prints them, for errors.
+std::string dtype_name(int32_t dtype) {
+  const struct { int32_t number; const char* name; } names[] = {
+      {aoti_torch_dtype_float64(), "float64"},     {aoti_torch_dtype_float32(), "float32"},
+      {aoti_torch_dtype_bfloat16(), "bfloat16"},   {aoti_torch_dtype_float16(), "float16"},
+      {aoti_torch_dtype_bool(), "bool"},           {aoti_torch_dtype_uint8(), "uint8"},
+      {aoti_torch_dtype_int8(), "int8"},           {aoti_torch_dtype_int16(), "int16"},
+      {aoti_torch_dtype_int32(), "int32"},         {aoti_torch_dtype_int64(), "int64"},
+      {aoti_torch_dtype_complex64(), "complex64"}, {aoti_torch_dtype_complex128(), "complex128"},
+  };
+  for (const auto& type : names) {
+    if (type.number == dtype) return type.name;
+  }
+  return "type number " + std::to_string(dtype); // one that only newer PyTorch may name
+}
+
+std::string device_name(int32_t device) {
+  const struct { int32_t number; const char* name; } names[] = {
+      {aoti_torch_device_type_cpu(), "cpu"},   {aoti_torch_device_type_cuda(), "cuda"},
+      {aoti_torch_device_type_meta(), "meta"}, {aoti_torch_device_type_xpu(), "xpu"},
+      {aoti_torch_device_type_mps(), "mps"},
+  };
+  for (const auto& type : names) {
+    if (type.number == device) return type.name;
+  }
+  return "device number " + std::to_string(device);
 }
 
 // An owned tensor, or none.
@@ -48,7 +85,7 @@ class Tensor {
     return *this;
   }
   ~Tensor() {
-    if (handle_) aoti_torch_delete_tensor_object(handle_); // no use for its code here
+    if (handle_) report(aoti_torch_delete_tensor_object(handle_), "to free a tensor");
   }
 
   static Tensor empty(const std::vector<int64_t>& sizes, int32_t dtype) {
@@ -146,8 +183,8 @@ Type type_of(const char* name, const Tensor& t) {
   if (dtype == aoti_torch_dtype_bfloat16()) return Type::bf16;
   if (dtype == aoti_torch_dtype_float64()) return Type::f64;
   if (dtype == aoti_torch_dtype_float16()) return Type::f16;
-  fail(std::string(name) + " must be float64, float32, bfloat16 or float16, got type number " +
-       std::to_string(dtype));
+  fail(std::string(name) + " must be float64, float32, bfloat16 or float16, got " +
+       dtype_name(dtype));
 }
 
 int32_t state_dtype(Type type) {
@@ -161,12 +198,13 @@ void take(const char* name, Tensor& t, const std::vector<int64_t>& sizes, int32_
     fail(std::string(name) + " must be " + text(sizes) + ", got " + text(t.sizes()));
   }
   if (t.dtype() != dtype) {
-    fail(std::string(name) + " must have type number " + std::to_string(dtype) + ", got " +
-         std::to_string(t.dtype()));
+    fail(std::string(name) + " must be " + dtype_name(dtype) + ", got " + dtype_name(t.dtype()));
   }
   int32_t device = 0;
   ok(aoti_torch_get_device_type(t.get(), &device), "a tensor's device");
-  if (device != aoti_torch_device_type_cpu()) fail(std::string(name) + " must be on the CPU");
+  if (device != aoti_torch_device_type_cpu()) {
+    fail(std::string(name) + " must be on cpu, got " + device_name(device));
+  }
   t.make_contiguous();
 }
 
@@ -197,9 +235,12 @@ struct Sequences {
   void read_bounds(int64_t L) {
     const std::vector<int64_t> sizes = cu_seqlens.sizes();
     if (sizes.size() != 1 || sizes[0] < 1) fail("cu_seqlens must be [N + 1], got " + text(sizes));
-    const bool wide = cu_seqlens.dtype() == aoti_torch_dtype_int64();
-    take("cu_seqlens", cu_seqlens, sizes,
-         wide ? aoti_torch_dtype_int64() : aoti_torch_dtype_int32());
+    const int32_t dtype = cu_seqlens.dtype();
+    const bool wide = dtype == aoti_torch_dtype_int64();
+    if (!wide && dtype != aoti_torch_dtype_int32()) {
+      fail("cu_seqlens must be int32 or int64, got " + dtype_name(dtype));
+    }
+    take("cu_seqlens", cu_seqlens, sizes, dtype);
     const void* data = cu_seqlens.data();
     bounds.resize(sizes[0]);
     for (size_t i = 0; i < bounds.size(); ++i) {
@@ -219,13 +260,17 @@ struct Sequences {
   }
 };
 
-// Runs a kernel's shares on PyTorch's threads; small work stays on this one.
+// Is this a forked child? OpenMP's threads stay behind in the parent, and a parallel region waits for
+// them forever; a thread pool that nobody has used yet would do, but we can't see whether so.
+bool forked = false;
+
+// Runs a kernel's shares on PyTorch's threads; small work, and a forked child's, stays on this one.
 template <class Args>
 void run(void (*kernel)(const Args&, int64_t, int64_t), const Args& args) {
   constexpr int64_t elements_per_thread = 16384; // a thread's wake-up is worth about this many
   const Shape& s = args.shape;
   uint32_t threads = 1;
-  ok(torch_get_num_threads(&threads), "the number of threads");
+  if (!forked) ok(torch_get_num_threads(&threads), "the number of threads");
   const int64_t rows = s.L * s.B; // D * rows would fit: the tensors exist
   const int64_t useful = rows * s.D / elements_per_thread;
   const int64_t parts = useful < threads ? (useful > 1 ? useful : 1) : threads;
@@ -450,17 +495,56 @@ const struct {
      "linear_backward", linear_backward},
 };
 
-const bool registered = [] {
-  TorchLibraryHandle definitions = nullptr, implementations = nullptr; // for the process's life
-  ok(aoti_torch_library_init_def("torchsru", __FILE__, __LINE__, &definitions), "the namespace");
-  ok(aoti_torch_library_init_impl("torchsru", "CPU", __FILE__, __LINE__, &implementations),
+// An owned handle of ops' definitions or implementations; when it goes, they go.
+class Library {
+ public:
+  Library() = default;
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+  ~Library() {
+    if (handle_) report(aoti_torch_delete_library_object(handle_), "to take back ops");
+  }
+  TorchLibraryHandle* fill() { return &handle_; }
+  TorchLibraryHandle get() const { return handle_; }
+  void keep() { handle_ = nullptr; } // for the process's life
+
+ private:
+  TorchLibraryHandle handle_ = nullptr;
+};
+
+// Registers every op or, if PyTorch refuses one, none: an error then takes back what was there, so
+// that Python can define the ops under the same names.
+void register_ops() {
+  Library definitions, implementations; // implementations go first
+  ok(aoti_torch_library_init_def("torchsru", __FILE__, __LINE__, definitions.fill()),
+     "the namespace torchsru, perhaps because another copy of this library is loaded");
+  ok(aoti_torch_library_init_impl("torchsru", "CPU", __FILE__, __LINE__, implementations.fill()),
      "the CPU's ops");
   for (const auto& op : ops) {
-    ok(aoti_torch_library_def(definitions, op.schema), op.schema);
-    ok(torch_library_impl(implementations, op.name, op.function, kTorchVersion), op.name);
+    ok(aoti_torch_library_def(definitions.get(), op.schema), op.name);
+    ok(torch_library_impl(implementations.get(), op.name, op.function, kTorchVersion), op.name);
   }
-  return true;
+  if (pthread_atfork(nullptr, nullptr, [] { forked = true; }) != 0) {
+    fail("torchsru: no memory to be told of a fork");
+  }
+  definitions.keep();
+  implementations.keep();
+}
+
+// Runs while the library is loaded, where an exception would end the process.
+const std::string load_error = []() -> std::string {
+  try {
+    register_ops();
+    return "";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
 }();
 
 } // namespace
 } // namespace torchsru
+
+// Why no op is registered, or null if all are.
+extern "C" __attribute__((visibility("default"))) const char* torchsru_load_error() {
+  return torchsru::load_error.empty() ? nullptr : torchsru::load_error.c_str();
+}

@@ -3,7 +3,7 @@
     python results/python_bytes.py run     append a row a step to results/python-bytes.jsonl
     python results/python_bytes.py table   draw the newest rows into docs/training.md
 
-Run it on a quiet machine with torchsru[train] installed; about 20 minutes.
+Run it on a quiet machine with torchsru[train] installed; about 25 minutes.
 """
 
 import json
@@ -40,6 +40,13 @@ STEPS = {  # what it is: recipe, options, environment
     "nn.LSTM, half its learning rate": ("python-bytes-lstm", "--training.lr={half}", {}),
     "nn.LSTM, the recipe": ("python-bytes-lstm", "", {}),
     "nn.LSTM, twice its learning rate": ("python-bytes-lstm", "--training.lr={twice}", {}),
+    "nn.LSTM, embeddings at the rate of the rest": (
+        "python-bytes-lstm",
+        "--training.embedding_lr=1",
+        {},
+    ),
+    "nn.LSTM, 128 steps a segment": ("python-bytes-lstm", "--data.unroll=128", {}),
+    "nn.LSTM, two layers": ("python-bytes-lstm", "--model.layers=2 --model.width=224", {}),
 }
 
 

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -12,6 +13,8 @@ import torchsru
 from torchsru import ops
 from torchsru.cli import COMMANDS, main
 from torchsru.cli.generate import decode
+from torchsru.data import DataError
+from torchsru.train import RunError
 from torchsru.train.log import read_log
 
 NAME = "python-bytes_debug"
@@ -61,6 +64,7 @@ def test_doctor_tells_what_runs_and_why_the_rest_does_not(capsys, monkeypatch):
     report = {line[:18].strip(): line[19:] for line in lines}
     assert report["torchsru"] == torchsru.__version__
     assert report["compiled kernels"] == "absent: no compiler"
+    assert report["used"] == "none: no compiler"
     assert report["backend cpu"] == "no: was not built"
     assert report["backend reference"] == "runs here"
     assert report["training"] == "runs here"
@@ -145,6 +149,110 @@ def test_resume_goes_on_with_the_runs_own_numbers(tmp_path, capsys):
     assert f"holds a run of {NAME}" in refused(capsys, *argv)
 
 
+def test_options_stand_in_any_order(tmp_path):
+    for i, argv in enumerate(
+        (
+            ["--out", "{}", NAME, "--training.steps", "2"],
+            ["--training.steps=2", "--out={}", NAME],
+            ["--data", "{}.txt", "--training.steps", "2", NAME, "--out", "{}"],
+            [NAME, "--out", "elsewhere", "--training.steps", "2", "--out", "{}"],
+        )
+    ):
+        folder = tmp_path / str(i)
+        folder.with_suffix(".txt").write_text("a text of some length. " * 50)
+        assert main(["train", *(part.format(folder) for part in argv)]) == 0
+        assert json.loads((folder / "result.json").read_text())["steps"] == 2
+        assert main(["train", "--resume", "--out", str(folder), NAME]) == 0
+
+
+def test_a_field_set_to_null_is_not_a_field_left_out(tmp_path):
+    where = ["--out", str(tmp_path / "run"), NAME]
+    assert main(["train", *where, *SHORT, "--training.clip", "null"]) == 0
+    assert main(["train", *where, "--resume", "--training.steps", "5"]) == 0
+    about = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert about["recipe"]["training"]["clip"] is None and about["recipe"]["training"]["steps"] == 4
+    resumed = about["resumed"][0]["recipe"]["training"]
+    assert resumed["clip"] is None and resumed["steps"] == 5
+
+
+def test_a_recipe_swallowed_by_data_is_explained(capsys, tmp_path):
+    err = refused(capsys, "train", "--out", str(tmp_path / "run"), "--data", "a.txt", NAME)
+    assert "train needs a recipe" in err and "not right after --data" in err
+
+
+def test_help_of_train_names_every_field(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert left.value.code == 0
+    for field in ("--model.width", "--data.paths", "--training.skip_nonfinite", "--resume"):
+        assert field in out
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "name too long"])
+@pytest.mark.parametrize("command", ["train", "demo", "eval", "generate", "resume"])
+def test_folders_that_cannot_be_are_one_line(capsys, tmp_path, kind, command):
+    (tmp_path / "file").write_text("mine")
+    out = {
+        "a file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "run",
+        "name too long": tmp_path / ("a" * 300),
+    }[kind]
+    argv = {
+        "train": ["train", NAME, "--out", str(out)],
+        "demo": ["demo", "--debug", "--out", str(out)],
+        "eval": ["eval", str(out)],
+        "generate": ["generate", str(out)],
+        "resume": ["train", NAME, "--resume", "--out", str(out)],
+    }[command]
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and str(out.name) in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    capsys, tmp_path, monkeypatch, number, command
+):
+    """As another user than root would find it, or on a read-only or full disk."""
+
+    def fail(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("torchsru.train.folder.Path.mkdir", fail)
+    out = tmp_path / "run"
+    argv = ["train", NAME] if command == "train" else ["demo", "--debug"]
+    assert main([*argv, "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and os.strerror(number) in err and str(out) in err
+
+
+def test_demo_with_bad_data_or_weights_is_one_line(capsys, tmp_path, monkeypatch):
+    def no_sources():
+        raise DataError("this Python has no source files")
+
+    def damaged(run):
+        raise RunError(f"{run.folder} is damaged")
+
+    argv = ["demo", "--debug", "--out", str(tmp_path / "a")]
+    with monkeypatch.context() as patched:
+        patched.setattr("torchsru.cli.demo.load_corpus", no_sources)
+        assert "no source files" in refused(capsys, *argv)
+    monkeypatch.setattr("torchsru.cli.demo.load_model", damaged)
+    assert main(argv) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("python-bytes is damaged")
+
+
+def test_a_loss_that_is_not_finite_is_told(capsys, tmp_path):
+    where = ["--out", str(tmp_path / "run")]
+    assert main(["train", NAME, *where, "--training.lr", "1e30", "--training.clip", "null"]) == 1
+    err = capsys.readouterr().err
+    assert f"torchsru: {tmp_path / 'run'}: step " in err and "at learning rate" in err
+    assert "--training.lr" in err and "Traceback" not in err
+
+
 def test_training_on_own_files_and_evaluating_on_others(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("to be or not to be\n" * 200)
     (tmp_path / "b.txt").write_text("that is the question\n" * 50)
@@ -214,6 +322,24 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path, number):
     argv = ["train", NAME, "--out", str(folder), "--resume", "--training.steps", steps]
     assert main(argv) == 0
     assert json.loads((folder / "result.json").read_text())["steps"] == stopped_at + 5
+
+
+def test_a_killed_run_goes_on_and_its_log_has_no_holes(tmp_path, capsys):
+    folder = tmp_path / "run"
+    command = ["train", NAME, "--out", str(folder)]
+    endless = ["--training.steps", "1000000", "--training.checkpoints", "50000"]
+    process = spawn(*command, *endless, stdin=subprocess.DEVNULL)
+    while len(read_log(folder)) < 5:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    assert "in use by process" in refused(capsys, *command, "--resume")
+    process.kill()
+    process.communicate()
+    (newest, *_) = sorted((folder / "checkpoints").glob("step-*"))[::-1]
+    steps = int(newest.name.removeprefix("step-")) + 25
+    assert main([*command, "--resume", "--training.steps", str(steps)]) == 0
+    rows = [row["step"] for row in read_log(folder) if row["kind"] == "train"]
+    assert rows == [*range(10, steps, 10), steps]
 
 
 def test_bench_gets_its_arguments(monkeypatch):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from torchsru.data import ByteStreams, DataError
+from torchsru.data import ByteStreams, DataError, EveryByte
+from torchsru.data.batches import NOTHING
 
 TEXT = torch.arange(103, dtype=torch.uint8)
 
@@ -33,3 +34,22 @@ def test_the_smallest_text_works_and_one_byte_less_is_refused():
     assert ByteStreams(TEXT[:28], 4, 6).segment(0).x.shape == (6, 4)
     with pytest.raises(DataError, match="27 bytes are too few for 4 streams of 6"):
         ByteStreams(TEXT[:27], 4, 6)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 7])
+@pytest.mark.parametrize("unroll", [1, 6, 200])
+@pytest.mark.parametrize("count", [7, 50, 102, 103])
+def test_each_byte_is_predicted_once_from_the_one_before(rows, unroll, count):
+    segments = list(EveryByte(TEXT, rows, unroll, count, before=255))
+    x, y = (torch.cat([segment[i] for segment in segments]) for i in (0, 1))
+    counted = y != NOTHING
+    predicted = y[counted].tolist()
+    assert len(predicted) == len(set(predicted)) == count  # TEXT's bytes all differ
+    assert torch.equal(x[counted], torch.where(y == 0, 255, y - 1)[counted])
+    assert set(y[0].tolist()) >= {0} and (count < 103 or set(predicted) == set(range(103)))
+    for row in range(rows):  # one stretch of text, without holes
+        kept = y[:, row][counted[:, row]].tolist()
+        assert kept == list(range(kept[0], kept[0] + len(kept)))
+        assert counted[: len(kept), row].all()
+    assert [segment.fresh for segment in segments] == [True] + [False] * (len(segments) - 1)
+    assert all(len(segment.x) <= unroll for segment in segments)

@@ -1,7 +1,9 @@
+import hashlib
+
 import pytest
 import torch
 
-from torchsru.data import ByteData, DataError, load_corpus
+from torchsru.data import ByteData, DataError, load_corpus, load_text
 from torchsru.data import corpus as module
 
 
@@ -22,7 +24,7 @@ def test_python_sources_without_tests_and_a_part_held_out_by_file():
     assert f"{len(corpus.heldout):,} held out" in str(corpus)
 
 
-def test_many_files_are_read_in_order_and_split_by_file(tmp_path):
+def test_many_files_are_split_in_sorted_order_and_read_by_the_hash_of_their_content(tmp_path):
     for i in range(100):
         folder = tmp_path / f"f{i // 10}"
         folder.mkdir(exist_ok=True)
@@ -31,8 +33,10 @@ def test_many_files_are_read_in_order_and_split_by_file(tmp_path):
     (tmp_path / ".git" / "config").write_text("hidden")
     corpus = load_corpus((str(tmp_path),), heldout=0.1)
     held = [i for i in range(100) if i % 10 == 5]
-    assert as_bytes(corpus.heldout) == b"".join(b"<%03d>\0" % i for i in held)
-    assert as_bytes(corpus.train) == b"".join(b"<%03d>\0" % i for i in range(100) if i not in held)
+    rest = [i for i in range(100) if i not in held]
+    for part, members in ((corpus.heldout, held), (corpus.train, rest)):
+        texts = sorted((b"<%03d>" % i for i in members), key=lambda t: hashlib.sha256(t).digest())
+        assert as_bytes(part) == b"".join(text + b"\0" for text in texts)
     assert (corpus.files, corpus.heldout_files) == (100, 10)
 
 
@@ -49,6 +53,44 @@ def test_files_named_one_by_one_are_kept_in_that_order(tmp_path):
         (tmp_path / name).write_text(name * 4)
     corpus = load_corpus((str(tmp_path / "b"), str(tmp_path / "a")), heldout=0.2)
     assert as_bytes(torch.cat([corpus.train, corpus.heldout])) == b"bbbb\0aaaa"
+
+
+def test_the_training_text_does_not_drift_from_folder_to_folder(tmp_path):
+    for folder in "abcd":
+        (tmp_path / folder).mkdir()
+        for i in range(50):
+            (tmp_path / folder / f"{i}").write_text(f"{folder}{i} ")
+    corpus = load_corpus((str(tmp_path),), heldout=0.1)
+    text = as_bytes(corpus.train)
+    first, last = text[: len(text) // 4], text[-len(text) // 4 :]
+    for folder in b"abcd":  # in sorted order the first quarter would be folder a's alone
+        assert first.count(folder) >= 5 and last.count(folder) >= 5
+    again = load_corpus((str(tmp_path),), heldout=0.1)
+    assert as_bytes(again.train) == text and again.content == corpus.content
+
+
+def test_content_tells_bytes_order_and_sides_apart(tmp_path):
+    def content(text, heldout=0.2):
+        (tmp_path / "text").write_bytes(text)
+        return load_corpus((str(tmp_path / "text"),), heldout).content
+
+    assert content(b"0123456789") == content(b"0123456789")
+    others = [content(b"0123456798"), content(b"1023456789"), content(b"0123456789", 0.3)]
+    assert len({content(b"0123456789"), *others}) == 4
+
+
+def test_a_text_is_read_whole(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    assert as_bytes(load_text((str(tmp_path / "a"),))) == b"x"
+    for i in range(60):
+        (tmp_path / f"{i}").write_text(f"<{i}>")
+    text = as_bytes(load_text((str(tmp_path),)))
+    assert sorted(text.split(b"\0")) == sorted([b"", b"x", *(b"<%d>" % i for i in range(60))])
+
+
+def test_a_name_too_long_is_named():
+    with pytest.raises(DataError, match=r"cannot read data path 'a{300}': File name too long"):
+        load_corpus(("a" * 300,))
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty file", "empty folder", "dangling", "one byte"])

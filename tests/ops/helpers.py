@@ -22,6 +22,7 @@ from torchsru.ops.sru.reference import sru_reference
 #: How many roundings of the state's type an answer may be off. The half types compute in float32:
 #: what they store in their own type may be off by one more rounding, of that type.
 UNITS = 16
+Tensors = dict[str, Tensor | None]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(1, 1, 1), (7, 3, 5), (33, 2, 129), (256, 2, 64), (5, 35, 6)]
 #: one step, odd, past a block of channels, long, more rows than a block of rows has
@@ -30,8 +31,6 @@ BACKENDS = [
     pytest.param(name, marks=pytest.mark.skip(reason=why)) if (why := backends()[name]) else name
     for name in ("cpu", "torch")
 ]
-
-Tensors = dict[str, Tensor | None]
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -46,14 +45,50 @@ def make_mask(L: int, B: int) -> Tensor:
     return mask
 
 
+def pad_rows(L: int, lengths: Sequence[int]) -> Tensor:
+    """[L, B] padding after the first `lengths` steps of each row."""
+    return torch.arange(L)[:, None] >= torch.tensor(lengths, dtype=torch.int64)
+
+
 def make_bounds(T: int) -> Tensor:
     """Bounds of five documents in T steps; the first, the third and the last have none."""
     return torch.tensor([0, 0, T // 3, T // 3, T, T])
 
 
+def make_sequences(
+    kind: str, L: int, B: int, lengths: Sequence[int], bounds: Sequence[int]
+) -> tuple[Tensor | None, Tensor | None, int]:
+    """Mask, cu_seqlens and the number of states; without lengths or bounds, patterns of ours."""
+    if kind == "documents":
+        cu_seqlens = torch.tensor(bounds) if bounds else make_bounds(L)
+        return None, cu_seqlens, cu_seqlens.shape[0] - 1
+    if kind == "mask":
+        return pad_rows(L, lengths) if lengths else make_mask(L, B), None, B
+    return None, None, B
+
+
+def output_sizes(tensors: Tensors) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of the sequence and of the last state that come out."""
+    main = next(iter(tensors.values()))
+    L, B, D = main.shape[0], main.shape[1], main.shape[-1]
+    R = B if tensors["cu_seqlens"] is None else tensors["cu_seqlens"].shape[0] - 1
+    return (L, B, D), (R, D)
+
+
+def expand(tensors: Tensors, names: Sequence[str]) -> Tensors:
+    """The same with these tensors' first step, or row, seen over and over, with stride 0."""
+    return tensors | {
+        n: t[:1].expand_as(t) for n, t in tensors.items() if n in names and t is not None
+    }
+
+
 @dataclass(frozen=True)
 class SruCase:
-    """One call of `sru_recurrence`; `highway` is "x", "k=4" or "none"."""
+    """One call of `sru_recurrence`; `highway` is "x", "k=4" or "none".
+
+    lengths, bounds: of the rows if sequences is "mask", of the documents if it is "documents".
+    expanded: names of tensors whose first step, or row, is repeated with stride 0.
+    """
 
     shape: tuple[int, int, int] = (7, 3, 5)
     dtype: torch.dtype = torch.float64
@@ -68,10 +103,19 @@ class SruCase:
     num_directions: int = 1
     alpha: float = 1.25
     seed: int = 0
+    lengths: tuple[int, ...] = ()
+    bounds: tuple[int, ...] = ()
+    expanded: tuple[str, ...] = ()
 
     op = staticmethod(sru_recurrence)
     reference = staticmethod(sru_reference)
     outputs = ("h", "c")
+    output_sizes = staticmethod(output_sizes)
+
+    @property
+    def rounded_to(self) -> torch.dtype:
+        """The type whose rounding is the unit of the error."""
+        return state_dtype(self.dtype)
 
     def __str__(self) -> str:
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
@@ -81,7 +125,7 @@ class SruCase:
         L, B, D = self.shape
         B = 1 if self.sequences == "documents" else B
         D += D % self.num_directions
-        R = 5 if self.sequences == "documents" else B
+        mask, cu_seqlens, R = make_sequences(self.sequences, L, B, self.lengths, self.bounds)
         S = state_dtype(self.dtype)
         rng = torch.Generator().manual_seed(self.seed)
 
@@ -89,7 +133,7 @@ class SruCase:
             return torch.randn(*sizes, generator=rng, dtype=torch.float64).to(dtype)
 
         k = 4 if self.highway == "k=4" else 3
-        return {
+        tensors = {
             "u": draw(L, B, k, D, dtype=self.dtype),
             "x": draw(L, B, D, dtype=self.dtype) if self.highway == "x" else None,
             "v": {
@@ -101,9 +145,10 @@ class SruCase:
             "b": draw(2, D) if self.b else None,
             "c0": draw(R, D) if self.c0 else None,
             "out_mask": (draw(R, D) > 0).to(S) * 1.5 if self.out_mask else None,
-            "mask": make_mask(L, B) if self.sequences == "mask" else None,
-            "cu_seqlens": make_bounds(L) if self.sequences == "documents" else None,
+            "mask": mask,
+            "cu_seqlens": cu_seqlens,
         }
+        return expand(tensors, self.expanded)
 
     def options(self) -> dict[str, Any]:
         names = ("num_directions", "activation", "contractive", "alpha")
@@ -120,29 +165,35 @@ class LinearCase:
     sequences: str = "rows"
     num_directions: int = 1
     seed: int = 0
+    lengths: tuple[int, ...] = ()
+    bounds: tuple[int, ...] = ()
+    expanded: tuple[str, ...] = ()
 
     op = staticmethod(linear_recurrence)
     reference = staticmethod(linear_reference)
     outputs = ("c", "c_last")
+    output_sizes = staticmethod(output_sizes)
+    rounded_to = SruCase.rounded_to
     __str__ = SruCase.__str__
 
     def tensors(self) -> Tensors:
         L, B, D = self.shape
         B = 1 if self.sequences == "documents" else B
         D += D % self.num_directions
-        R = 5 if self.sequences == "documents" else B
+        mask, cu_seqlens, R = make_sequences(self.sequences, L, B, self.lengths, self.bounds)
         rng = torch.Generator().manual_seed(self.seed)
 
         def draw(*sizes: int) -> Tensor:
             return torch.randn(*sizes, generator=rng, dtype=torch.float64)
 
-        return {
+        tensors = {
             "a": torch.tanh(draw(L, B, D)).to(self.dtype),
             "b": draw(L, B, D).to(self.dtype),
             "c0": draw(R, D).to(state_dtype(self.dtype)) if self.c0 else None,
-            "mask": make_mask(L, B) if self.sequences == "mask" else None,
-            "cu_seqlens": make_bounds(L) if self.sequences == "documents" else None,
+            "mask": mask,
+            "cu_seqlens": cu_seqlens,
         }
+        return expand(tensors, self.expanded)
 
     def options(self) -> dict[str, Any]:
         return {"num_directions": self.num_directions}
@@ -190,13 +241,12 @@ def worst(a: Tensor, b: Tensor) -> float:
 
 def seeds_for(case: Case, tensors: Tensors) -> list[Tensor]:
     """Upstream gradients of the sequence and of the last state."""
-    main = next(iter(tensors.values()))
-    L, B, D = main.shape[0], main.shape[1], main.shape[-1]
-    R = B if tensors["cu_seqlens"] is None else tensors["cu_seqlens"].shape[0] - 1
     rng = torch.Generator().manual_seed(case.seed + 1)
-    of_sequence = torch.randn(L, B, D, generator=rng, dtype=torch.float64).to(case.dtype)
-    of_state = torch.randn(R, D, generator=rng, dtype=torch.float64).to(state_dtype(case.dtype))
-    return [of_sequence, of_state]
+    types = (case.dtype, state_dtype(case.dtype))
+    return [
+        torch.randn(sizes, generator=rng, dtype=torch.float64).to(dtype)
+        for sizes, dtype in zip(case.output_sizes(tensors), types, strict=True)
+    ]
 
 
 def run(
@@ -208,10 +258,10 @@ def run(
 ) -> dict[str, Tensor]:
     """Outputs by name, and gradients by the name of their input with a d before it.
 
-    A seed None leaves the output out of the loss.
+    Strides are kept. A seed None leaves the output out of the loss.
     """
     leaves = {
-        name: t.detach().clone().requires_grad_() if t is not None and t.is_floating_point() else t
+        name: t.detach().requires_grad_() if t is not None and t.is_floating_point() else t
         for name, t in tensors.items()
     }
     results = fn(**leaves, **options)
@@ -241,7 +291,7 @@ def exact_and_unit(case: Case) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The float64 answer, and what one rounding is worth: how far that answer moves when every
     input moves by one."""
     tensors = case.tensors()
-    eps = torch.finfo(state_dtype(case.dtype)).eps
+    eps = torch.finfo(case.rounded_to).eps
     seeds = [s.double() for s in seeds_for(case, tensors)]
     rng = torch.Generator().manual_seed(99)
 
@@ -258,11 +308,19 @@ def exact_and_unit(case: Case) -> tuple[dict[str, Tensor], dict[str, float]]:
     return exact, {n: eps + max(worst(m[n], exact[n]) for m in moved) for n in exact}
 
 
-def check(fn: Callable[..., tuple[Tensor, Tensor]], case: Case, tensors: Tensors | None = None):
-    """Compare outputs and gradients of fn with the float64 reference, in roundings."""
+def check(
+    fn: Callable[..., tuple[Tensor, Tensor]],
+    case: Case,
+    layout: Callable[[Tensor], Tensor] = lambda t: t,
+):
+    """Compare outputs and gradients of fn with the float64 reference, in roundings.
+
+    layout: lays inputs and upstream gradients out in memory; their values stay.
+    """
     exact, unit = exact_and_unit(case)
-    tensors = case.tensors() if tensors is None else tensors
-    got = run(fn, tensors, case.options(), seeds_for(case, tensors), case.outputs)
+    tensors = {n: None if t is None else layout(t) for n, t in case.tensors().items()}
+    seeds = [layout(seed) for seed in seeds_for(case, tensors)]
+    got = run(fn, tensors, case.options(), seeds, case.outputs)
     assert got.keys() == exact.keys()
     S = state_dtype(case.dtype)
     assert [got[name].dtype for name in case.outputs] == [case.dtype, S]

@@ -230,6 +230,29 @@ def test_cpu_op_refuses_short_tensors(name, backend):
 
 
 @pytest.mark.parametrize("backend", CPU)
+def test_cpu_op_names_types_and_devices(backend):
+    """Past the dispatcher, which would send such a call elsewhere."""
+
+    def refused(message, **changes):
+        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+        arguments = [keys, *tensors(SRU_TENSORS, **changes), *SRU_OPTIONS]
+        assert_refused(torch.ops.torchsru.sru_forward.default.redispatch, arguments, message)
+
+    refused("x must be on cpu, got meta", x=torch.zeros(L, B, D, device=META))
+    x = torch.zeros(L, B, D)
+    for dtype, name in {
+        torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16",
+        torch.bool: "bool", torch.uint8: "uint8", torch.int8: "int8", torch.int16: "int16",
+        torch.int32: "int32", torch.int64: "int64",
+        torch.complex64: "complex64", torch.complex128: "complex128",
+    }.items():  # fmt: skip
+        refused(f"x must be float32, got {name}", x=x.to(dtype))
+    refused("x must be float32, got type number", x=x.to(torch.float8_e5m2))
+    u = torch.zeros(L, B, 3, D, dtype=torch.int16)
+    refused("u must be float64, float32, bfloat16 or float16, got int16", u=u)
+
+
+@pytest.mark.parametrize("backend", CPU)
 def test_cpu_op_refuses_short_gradients_and_states(backend):
     op = torch.ops.torchsru.sru_backward.default
     good = {"gh": (L, B, D), "gc_last": (B, D), **SRU_TENSORS, "c": (L, B, D)}
@@ -238,7 +261,8 @@ def test_cpu_op_refuses_short_gradients_and_states(backend):
         short = torch.zeros(1, B, D) if name != "gc_last" else torch.zeros(1, D)
         assert_refused(op, tensors(good, **{name: short}) + SRU_OPTIONS, f"{name} must be")
         wrong = torch.zeros(good[name]).double()
-        assert_refused(op, tensors(good, **{name: wrong}) + SRU_OPTIONS, f"{name} must have type")
+        message = f"{name} must be float32, got float64"
+        assert_refused(op, tensors(good, **{name: wrong}) + SRU_OPTIONS, message)
 
 
 @pytest.mark.parametrize("backend", CPU)
@@ -249,7 +273,7 @@ def test_cpu_op_refuses_bad_sequences_and_options(backend):
         assert_refused(op, tensors(SRU_TENSORS, **changes) + options, message)
 
     refused(r"mask must be \[4, 2\]", mask=bools(L, B - 1))
-    refused("mask must have type", mask=torch.zeros(L, B, dtype=torch.uint8))
+    refused("mask must be bool, got uint8", mask=torch.zeros(L, B, dtype=torch.uint8))
     refused("B must be 1 beside cu_seqlens, got 2", cu_seqlens=bounds(0, L))
     refused("num_directions must be 1 or 2, got 3", options=[3, False, False, 1.0])
     one = {
@@ -257,7 +281,8 @@ def test_cpu_op_refuses_bad_sequences_and_options(backend):
     }  # fmt: skip
     refused("mask must be None", **one, mask=bools(L, 1), cu_seqlens=bounds(0, L))
     refused(r"cu_seqlens must be \[N \+ 1\], got \[\]", **one, cu_seqlens=torch.tensor(0))
-    refused("cu_seqlens must have type", **one, cu_seqlens=torch.tensor([0.0, 4.0]))
+    refused("cu_seqlens must be int32 or int64, got float32", **one,
+            cu_seqlens=torch.tensor([0.0, 4.0]))  # fmt: skip
     refused(r"c0 must be \[1, 6\]", **one | {"c0": torch.zeros(2, D)}, cu_seqlens=bounds(0, L))
     refused("even", **one | {"u": torch.zeros(L, 1, 3, 5)}, v=None, b=None,
             options=[2, False, False, 1.0])  # fmt: skip

@@ -211,12 +211,15 @@ def exported(model, strict=False):
 
 
 @pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
-def test_export_runs_for_another_length(options, strict):
+def test_export_runs_for_another_length(options, grad, strict):
+    """One op a layer; exported with gradients on, it is the one that keeps every state."""
     model = SRU(5, 6, 2, **{**options, "batch_first": False}).eval()
-    program = exported(model, strict)
-    calls = [n.target for n in program.graph.nodes if "torchsru" in str(n.target)]
-    assert len(calls) == 2  # one op a layer
+    with torch.set_grad_enabled(grad):
+        program = exported(model, strict)
+    calls = [str(n.target) for n in program.graph.nodes if "torchsru" in str(n.target)]
+    assert calls == 2 * [f"torchsru.sru_forward{'_train' * grad}.default"]
     for length in (8, 21):
         x = torch.randn(length, 3, 5)
         torch.testing.assert_close(program.module()(x), model(x))
@@ -345,6 +348,47 @@ print("done")
     assert "done" in python(code, TORCHSRU_DISABLE_COMPILED="1").stdout
 
 
+@pytest.mark.skipif(backends()["cpu"] is not None, reason=f"no library: {backends()['cpu']}")
+@pytest.mark.parametrize(
+    ("kind", "schema", "refused"),
+    [
+        ("DEF", None, "the namespace torchsru, perhaps because another copy"),
+        ("FRAGMENT", "linear_forward(Tensor a) -> Tensor", "linear_forward"),
+        ("FRAGMENT", "sru_backward(Tensor u) -> Tensor", "sru_backward"),  # with some registered
+    ],
+)
+def test_a_library_that_cannot_register_leaves_the_process_and_pure_pytorch(kind, schema, refused):
+    code = f"""
+import torch, warnings
+theirs = torch.library.Library("torchsru", {kind!r})
+schema = {schema!r}
+if schema:
+    name = schema.split("(")[0]
+    theirs.define(schema)
+    theirs.impl(name, lambda t: t + 1, "CPU")
+from torchsru import SRU
+from torchsru.ops import backends, cpu_info, linear_recurrence, sru_recurrence
+
+refused = "registers no op: torchsru: PyTorch refused " + {refused!r}
+assert refused in backends()["cpu"] and cpu_info()["error"] == backends()["cpu"], backends()
+u, x = torch.randn(9, 2, 3, 4, requires_grad=True), torch.randn(9, 2, 4)
+for backend in ("auto", "torch"):
+    h, c = sru_recurrence(u, x, backend=backend)
+    torch.testing.assert_close(h, sru_recurrence(u, x, backend="reference")[0])
+    (grad,) = torch.autograd.grad(h.sum(), u)
+    assert grad.any()
+    c, _ = linear_recurrence(x, x, backend=backend)
+    torch.testing.assert_close(c, linear_recurrence(x, x, backend="reference")[0])
+model = SRU(4, 4)
+compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+compiled(x)[0].sum().backward()
+if schema:
+    assert torch.equal(getattr(torch.ops.torchsru, name)(x), x + 1)  # theirs is left alone
+print("done")
+"""
+    assert "done" in python(code).stdout
+
+
 def test_import_is_light():
     code = """
 import sys
@@ -358,19 +402,4 @@ assert not torch.cuda.is_initialized()
 assert not any(name.startswith("torchsru." + part) for name in sys.modules
                for part in ("train", "recipes", "data", "models", "cli", "bench"))
 """
-    python(code)
-
-
-def test_a_process_may_fork_after_import():
-    """Nothing at import starts threads or a device: a forked child computes."""
-    code = """
-import os, torch, torchsru
-pid = os.fork()
-if pid == 0:
-    h, _ = torchsru.SRU(4, 4)(torch.randn(64, 64, 4))
-    os._exit(0 if h.isfinite().all() else 1)
-assert os.waitpid(pid, 0)[1] == 0
-"""
-    if not hasattr(os, "fork"):
-        pytest.skip("this system has no fork")
     python(code)

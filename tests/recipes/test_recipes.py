@@ -2,11 +2,15 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save
 
+from torchsru.data import DataError, load_corpus
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, from_json, get_recipe, to_json
 from torchsru.recipes.run import evaluate_run, load_model, open_run, train
 from torchsru.train import RunError
+from torchsru.train.checkpoint import summary
 from torchsru.train.log import read_log
 
 NAMES = [name for name in find_recipes() if not name.endswith("_debug")]
@@ -28,8 +32,9 @@ def test_debug_twins_loss_falls_and_the_run_can_be_opened(tmp_path, name):
     run = open_run(folder)
     assert run.recipe == get_recipe(name + "_debug") and run.name == name + "_debug"
     assert run.result == result
-    again = evaluate_run(run, every_byte=False)
-    assert again["bits_per_byte"] == result["bits_per_byte"]
+    again = evaluate_run(run)
+    assert again["bytes"] == len(load_corpus().heldout)  # the run itself used a part of them
+    assert abs(again["bits_per_byte"] / result["bits_per_byte"] - 1) < 0.2
     assert len(bytes(load_model(run).generate(b"def ", 5))) == 5
 
     about = json.loads((folder / "recipe.json").read_text())
@@ -94,8 +99,40 @@ def test_unknown_recipe_names_the_known():
 def test_folders_that_are_no_runs_are_refused(tmp_path):
     with pytest.raises(RunError, match="is not a run"):
         open_run(tmp_path)
-    (tmp_path / "recipe.json").write_text('{"name": "x", "recipe": {"model": {"width": -1}}}')
-    with pytest.raises(RunError, match=r"recipe\.json cannot be read: model\.width must"):
+    with pytest.raises(RunError, match="can't be read: File name too long"):
+        open_run(tmp_path / ("a" * 300))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is damaged: expected JSON, found 1 bytes, b'{' first"),
+        ("", "is damaged: expected JSON, found an empty file"),
+        ("[" * 10**6, "is damaged: expected JSON"),
+        ("[]", "is damaged: expected a table, found list"),
+        ("{}", "found format None, written by torchsru None; expected 1, which torchsru"),
+        (
+            '{"format": 2, "torchsru": "0.9"}',
+            "found format 2, written by torchsru '0.9'; expected 1",
+        ),
+        (
+            '{"format": 1, "torchsru": "0.9"}',
+            "by torchsru '0.9', is no recipe of torchsru .*'name'",
+        ),
+        (
+            '{"format": 1, "name": "x", "recipe": {"model": {"width": -1}}}',
+            "model.width must be at least 1, got -1",
+        ),
+        (
+            '{"format": 1, "torchsru": "0.2", "name": "x", "recipe": {"model": {"heads": 2}}}',
+            r"by torchsru '0\.2', is no recipe of .*: model.heads is unknown; fields are",
+        ),
+        ('{"format": 1, "name": "x", "resumed": 3}', "is no recipe of torchsru"),
+    ],
+)
+def test_recipes_damaged_or_of_another_version_are_named(tmp_path, content, told):
+    (tmp_path / "recipe.json").write_text(content)
+    with pytest.raises(RunError, match=rf"recipe\.json.*{told}"):
         open_run(tmp_path)
 
 
@@ -110,3 +147,97 @@ def test_evaluation_refuses_data_that_has_changed(tmp_path):
     with pytest.raises(RunError, match="was trained on other data than what is there now"):
         evaluate_run(open_run(tmp_path / "run"))
     assert evaluate_run(open_run(tmp_path / "run"), paths=(str(text),))["bytes"] > 0
+
+
+def test_evaluation_counts_every_byte_of_any_file(tmp_path):
+    name = "python-bytes_debug"
+    train(name, get_recipe(name), tmp_path / "run")
+    run, text = open_run(tmp_path / "run"), tmp_path / "text"
+    for count in (1, 2, 300, 4 * 256 + 3):
+        text.write_bytes((b"def f(x):\n    return x\n" * 60)[:count])
+        assert evaluate_run(run, paths=(str(text),))["bytes"] == count
+
+
+@pytest.fixture
+def own_text(tmp_path, monkeypatch):
+    """A run's data named relative to a folder that is then left."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "text").write_bytes(bytes(range(256)) * 40)
+    monkeypatch.chdir(tmp_path / "here")
+    recipe = get_recipe("python-bytes_debug")
+    return replace(
+        recipe,
+        data=replace(recipe.data, paths=("text",)),
+        training=replace(recipe.training, steps=4),
+    )
+
+
+def longer(recipe, steps, **data):
+    return replace(
+        recipe,
+        data=replace(recipe.data, **data),
+        training=replace(recipe.training, steps=steps),
+    )
+
+
+def test_a_run_finds_its_data_from_anywhere(tmp_path, own_text, monkeypatch):
+    name, folder = "python-bytes_debug", tmp_path / "run"
+    train(name, own_text, folder)
+    assert open_run(folder).recipe.data.paths == (str(tmp_path / "here" / "text"),)
+    monkeypatch.chdir(tmp_path)
+    train(name, longer(open_run(folder).recipe, 5), folder, resume=True)
+    assert evaluate_run(open_run(folder))["bytes"] == 512
+    (tmp_path / "here" / "text").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="does not exist"):
+        train(name, longer(open_run(folder).recipe, 6), folder, resume=True)
+    train(name, longer(open_run(folder).recipe, 6, paths=("moved",)), folder, resume=True)
+    assert open_run(folder).recipe.data.paths == (str(tmp_path / "moved"),)
+    assert open_run(folder).result["steps"] == 6
+
+
+def test_what_a_resumption_changed_holds_for_the_next_one(tmp_path, own_text):
+    name, folder = "python-bytes_debug", tmp_path / "run"
+    train(name, own_text, folder)
+    started = json.loads((folder / "recipe.json").read_text())
+    train(name, longer(own_text, 5), folder, resume=True)
+    about = json.loads((folder / "recipe.json").read_text())
+    assert {key: about[key] for key in started} == started
+    assert open_run(folder).recipe.training.steps == 5
+    with pytest.raises(RunError, match=r"data\.unroll was 16 in .*, got 8"):
+        train(name, longer(own_text, 9, unroll=8), folder, resume=True)
+
+
+def test_only_the_weights_are_read_to_use_a_model(tmp_path, own_text):
+    train("python-bytes_debug", own_text, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    (checkpoint / "training.safetensors").write_bytes(b"gone")
+    run = open_run(tmp_path / "run")
+    assert len(list(load_model(run).generate(b"a", 3))) == 3
+    assert evaluate_run(run)["bytes"] == 512
+    with pytest.raises(RunError, match=r"training\.safetensors is damaged"):
+        train("python-bytes_debug", longer(own_text, 5), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("foreign", ["vocabulary", "layers"])
+def test_weights_of_another_model_are_named_with_both_shapes(tmp_path, own_text, foreign):
+    train("python-bytes_debug", own_text, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    file = checkpoint / "model.safetensors"
+    weights = load_file(file)
+    if foreign == "vocabulary":
+        for name in ("embedding.weight", "output.weight"):
+            weights[name] = torch.zeros(300, 32)
+        weights["output.bias"] = torch.zeros(300)
+        told = r"embedding\.weight: found \[300, 32\] float32, expected \[256, 32\] float32; 2 more"
+    else:
+        weights = {name: w for name, w in weights.items() if "1" not in name}
+        told = "found nothing, expected"
+    file.write_bytes(save(weights))
+    facts = json.loads((checkpoint / "training.json").read_text())
+    facts["files"][file.name] = summary(file.read_bytes())
+    (checkpoint / "training.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=f"do not fit the recipe: .*{told}") as error:
+        load_model(open_run(tmp_path / "run"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(RunError, match=told):
+        train("python-bytes_debug", longer(own_text, 5), tmp_path / "run", resume=True)

@@ -1,10 +1,23 @@
+import errno
 import json
+import os
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 
-from torchsru.train.checkpoint import RunError, load_checkpoint, restore, save_checkpoint
+import torchsru
+from torchsru.train import RunError
+from torchsru.train import checkpoint as checkpoint_module
+from torchsru.train.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    restore,
+    save_checkpoint,
+    summary,
+)
 
 
 def make(seed=0):
@@ -19,10 +32,17 @@ def make(seed=0):
 STATE = [{"rnn": (torch.ones(2, 3), torch.zeros(1)), "history": torch.arange(4)[None]}, None]
 
 
-def save(folder, step=3, seed=0, state=STATE):
+def save(folder, step=3, seed=0, state=STATE, keep_older=False):
     model, optimizer = make(seed)
     facts = {"step": step, "position": {"seconds": 0.1}}
-    return save_checkpoint(folder, model=model, optimizer=optimizer, state=state, facts=facts)
+    return save_checkpoint(
+        folder,
+        model=model,
+        optimizer=optimizer,
+        state=state,
+        facts=facts,
+        keep_older=keep_older,
+    )
 
 
 def test_everything_comes_back(tmp_path):
@@ -52,45 +72,194 @@ def test_the_newest_alone_is_kept_and_nothing_temporary(tmp_path):
     assert files == {"model.safetensors", "training.safetensors", "training.json"}
 
 
-def test_a_crash_while_writing_leaves_the_old_one(tmp_path, monkeypatch):
+def test_the_newest_is_the_largest_step_not_the_last_name(tmp_path):
+    save(tmp_path, step=999_999_999)
+    (tmp_path / "step-000000007.bak").mkdir()
+    (tmp_path / "notes.txt").touch()
+    save(tmp_path, step=1_000_000_000)
+    assert load_checkpoint(tmp_path).facts["step"] == 1_000_000_000
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"step-1000000000", "step-000000007.bak", "notes.txt"}
+
+
+def test_older_ones_are_kept_where_asked(tmp_path):
+    save(tmp_path, step=1)
+    save(tmp_path, step=2, keep_older=True)
+    assert load_checkpoint(tmp_path).facts["step"] == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("call", ["fsync", "mkdir", "rename", "open"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_fails_leaves_the_old_one_and_nothing_half_written(
+    tmp_path, monkeypatch, call, number
+):
     save(tmp_path, step=1)
 
-    def crash(*_):
-        raise OSError(28, "No space left on device")
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("torchsru.train.checkpoint.os.fsync", crash)
-    with pytest.raises(OSError, match="No space left"):
-        save(tmp_path, step=2)
-    monkeypatch.undo()
+    place = {
+        "fsync": "torchsru.train.folder.os.fsync",
+        "mkdir": "torchsru.train.folder.Path.mkdir",
+        "rename": "torchsru.train.folder.Path.rename",
+        "open": "builtins.open",
+    }[call]
+    with monkeypatch.context() as patched:
+        patched.setattr(place, fail)
+        with pytest.raises(RunError, match=f"step-000000002 can't be .*{os.strerror(number)}"):
+            save(tmp_path, step=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
     assert load_checkpoint(tmp_path).facts["step"] == 1
     save(tmp_path, step=3)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000003"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "not json", "pickle", "version"])
-def test_damage_is_named(tmp_path, damage):
+@pytest.mark.parametrize("left", ["temporary", "older", "half removed", "older and temporary"])
+def test_what_a_kill_leaves_is_passed_over_and_cleaned(tmp_path, left):
+    """Killed while writing; between rename and removal; while removing the older one."""
+    if "older" in left:
+        save(tmp_path, step=1)
+    save(tmp_path, step=2, keep_older=True)
+    for name, wanted in ((".step-000000003.new", "temporary"), (".step-000000001.new", "half")):
+        if wanted in left:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "model.safetensors").write_bytes(b"cut sh")
+    assert load_checkpoint(tmp_path).facts["step"] == 2
+    save(tmp_path, step=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000003"]
+    assert load_checkpoint(tmp_path).facts["step"] == 3
+
+
+def test_saving_again_at_the_same_step_cleans_as_well(tmp_path):
+    save(tmp_path, step=1)
+    save(tmp_path, step=2, keep_older=True)
+    save(tmp_path, step=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000002"]
+
+
+def test_a_checkpoint_replaced_while_it_is_read_is_no_damage(tmp_path, monkeypatch):
+    """`generate` on a run that still trains."""
+    save(tmp_path, step=1)
+    honest = checkpoint_module.read_facts
+
+    def replaced(path):
+        if path.name == "step-000000001":
+            save(tmp_path, step=2)
+        return honest(path)
+
+    monkeypatch.setattr(checkpoint_module, "read_facts", replaced)
+    assert load_checkpoint(tmp_path).facts["step"] == 2
+
+
+def rewrite(folder, **changes):
+    """Change training.json, as another program would write it."""
+    file = folder / "training.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def replace_tensors(folder, name, content):
+    """Put another file in, with a training.json that vouches for it."""
+    (folder / name).write_bytes(content)
+    files = json.loads((folder / "training.json").read_text())["files"]
+    rewrite(folder, files={**files, name: summary(content)})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "one bit", "a folder"])
+def test_damage_is_named(tmp_path, name, damage):
     folder = save(tmp_path)
+    file, content = folder / name, (folder / name).read_bytes()
+    file.unlink()
     if damage == "cut":
-        file = folder / "training.safetensors"
-        file.write_bytes(file.read_bytes()[:-5])
-    elif damage == "missing":
-        (folder / "model.safetensors").unlink()
-    elif damage == "not json":
-        (folder / "training.json").write_text("{")
-    elif damage == "pickle":
-        torch.save(make()[0].state_dict(), folder / "model.safetensors")
-    elif damage == "version":
-        facts = json.loads((folder / "training.json").read_text())
-        (folder / "training.json").write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(RunError, match=str(folder)):
+        file.write_bytes(content[:-5])
+    elif damage == "empty":
+        file.touch()
+    elif damage == "one bit":
+        place = len(content) - 1
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]))
+    elif damage == "a folder":
+        file.mkdir()
+    with pytest.raises(RunError) as error:
+        load_checkpoint(tmp_path)
+    told = str(error.value)
+    assert str(file) in told
+    if damage in ("missing", "a folder"):
+        assert "can't be read" in told
+    else:
+        assert "is damaged" in told and "found" in told and "expected" in told
+    assert len(told) < 600 and "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"format": 99, "torchsru": "9.0"}, "found format 99, written by torchsru '9.0'; expected"),
+        ({"format": None}, f"found format None.*expected .* torchsru {torchsru.__version__} reads"),
+        ({"step": 4}, "step-000000003 is damaged: found step 4"),
+        ({"files": []}, "expected None"),
+    ],
+)
+def test_another_version_and_foreign_facts_are_named(tmp_path, changes, told):
+    rewrite(save(tmp_path), **changes)
+    with pytest.raises(RunError, match=told):
+        load_checkpoint(tmp_path)
+
+
+def test_a_list_instead_of_facts_is_named(tmp_path):
+    (save(tmp_path) / "training.json").write_text("[1]")
+    with pytest.raises(RunError, match="expected a table, found list"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_foreign_file_that_is_vouched_for_is_named(tmp_path):
+    replace_tensors(save(tmp_path), "model.safetensors", b"GIF89a")
+    with pytest.raises(RunError, match=r"model\.safetensors is no safetensors file"):
         load_checkpoint(tmp_path)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
-    save(tmp_path)
+    folder = save(tmp_path)
     model = torch.nn.Linear(4, 2)
-    with pytest.raises(RunError, match=r"(?s)do not fit.*\[2, 3\].*\[2, 4\]"):
-        restore(load_checkpoint(tmp_path), model, torch.optim.AdamW(model.parameters()))
+    told = rf"{folder} do not fit the recipe: weight: found \[2, 3\] float32, "
+    for load in (
+        lambda: load_weights(tmp_path, model),
+        lambda: restore(load_checkpoint(tmp_path), model, torch.optim.AdamW(model.parameters())),
+    ):
+        with pytest.raises(RunError, match=told + r"expected \[2, 4\] float32$"):
+            load()
+    with pytest.raises(RunError, match=r"float32, expected \[2, 3\] float64; 1 more differ"):
+        load_weights(tmp_path, torch.nn.Linear(3, 2).double())
+    with pytest.raises(RunError, match=r"found nothing, expected \[2, 3\] float32; 3 more differ"):
+        load_weights(tmp_path, torch.nn.Sequential(torch.nn.Linear(3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("optimizer.1.exp_avg", None, r"1\.exp_avg: found nothing, expected \[2\]"),
+        ("optimizer.0.exp_avg", torch.zeros(3, 2), r"found \[3, 2\] float32, expected \[2, 3\]"),
+        ("optimizer.7.step", torch.zeros(()), r"7\.step: found \[\] float32, expected nothing"),
+        ("random.cpu", None, "no random state of this torch .*found {}, expected cpu"),
+        ("random.cpu", torch.zeros(5), r"found {'cpu': '\[5\] float32'}, expected cpu"),
+    ],
+)
+def test_an_optimiser_or_a_random_state_that_does_not_fit_is_named(tmp_path, key, value, told):
+    folder = save(tmp_path)
+    tensors = {**load_file(folder / "training.safetensors"), key: value}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    replace_tensors(folder, "training.safetensors", to_safetensors(tensors))
+    with pytest.raises(RunError, match=told):
+        restore(load_checkpoint(tmp_path), *make())
+
+
+def test_weights_alone_need_no_optimiser(tmp_path):
+    folder = save(tmp_path)
+    (folder / "training.safetensors").unlink()
+    model = make(seed=1)[0]
+    assert load_weights(tmp_path, model)["step"] == 3
+    torch.testing.assert_close(model.state_dict(), make()[0].state_dict(), rtol=0, atol=0)
+    assert load_weights(tmp_path / "nowhere", model) is None
 
 
 def test_nothing_saved_yet(tmp_path):
@@ -118,6 +287,6 @@ def test_a_shape_that_names_anything_is_refused_and_imports_nothing(tmp_path, sh
     file = next(folder.iterdir()) / "training.json"
     facts = json.loads(file.read_text())
     file.write_text(json.dumps({**facts, "state_shape": shape}))
-    with pytest.raises(RunError, match="damaged or incomplete"):
+    with pytest.raises(RunError, match="damaged: state_shape"):
         load_checkpoint(folder)
     assert "evil_module" not in sys.modules

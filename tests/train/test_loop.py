@@ -1,20 +1,23 @@
 import json
 import math
+import shutil
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from torchsru.data import ByteData, Corpus
 from torchsru.models import LanguageModel, LanguageModelConfig
 from torchsru.train import RunError, Training
 from torchsru.train import loop as module
 from torchsru.train.checkpoint import load_checkpoint
-from torchsru.train.language_model import LanguageModelling
+from torchsru.train.language_model import HeldOut, LanguageModelling
 from torchsru.train.log import read_log
-from torchsru.train.loop import Interrupted, NotFinite, fit
+from torchsru.train.loop import Interrupted, NotFinite, Position, fit, read_position
 
 DATA = ByteData(unroll=8, batch=4, eval_bytes=256, eval_batch=2)
 TEXT = torch.frombuffer(
@@ -145,24 +148,180 @@ def test_state_is_carried_from_segment_to_segment(tmp_path):
     assert not torch.allclose(task.loss(model, second, None)[0], loss_2)
 
 
-@pytest.mark.parametrize("broken", ["loss", "gradient"])
-def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, broken):
+def breaking(broken, steps):
+    """A task whose loss, or its gradient, is not finite at these steps (counted from 0)."""
     task = make_task()
     honest = task.loss
 
     def loss(model, batch, state):
         value, state = honest(model, batch, state)
-        if torch.equal(batch.x, task.batch(7).x):
+        rows = batch.x.shape[1]
+        if model.training and any(
+            torch.equal(batch.x, task.batch(step).x[:, :rows]) for step in steps
+        ):
             value = value * math.nan if broken == "loss" else (value - value).sqrt() + 1
         return value, state
 
     task.loss = loss
-    with pytest.raises(NotFinite, match=r"step 8: loss .* at learning rate 0\.00"):
-        go(tmp_path, task=task)
+    return task
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, broken):
+    with pytest.raises(NotFinite) as stopped:
+        go(tmp_path, task=breaking(broken, [7]))
+    told = str(stopped.value)
+    assert told.startswith("step 8: loss ") and "nan" in told and "learning rate 0.00" in told
+    for option in ("--resume", "--training.lr", "--training.clip", "--training.skip_nonfinite"):
+        assert option in told
     saved = load_checkpoint(tmp_path / "checkpoints")
     assert saved.facts["step"] == 7
     assert all(value.isfinite().all() for value in saved.model.values())
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000000006", "step-000000007"]  # the state may be bad before the loss is
+    with pytest.raises(NotFinite):
+        go(tmp_path, task=breaking(broken, [7]), resume=True)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
     assert go(tmp_path, resume=True)["steps"] == 12
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000012"]
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_steps_that_are_not_finite_can_be_skipped(tmp_path, broken):
+    training = replace(TRAINING, skip_nonfinite=2, log_every=1, accumulate=2)
+    seen = []
+    task = breaking(broken, [4, 5, 8])
+    honest = task.loss
+
+    def loss(model, batch, state):
+        if model.training:
+            seen.append((state is None, {k: v.clone() for k, v in model.state_dict().items()}))
+        return honest(model, batch, state)
+
+    task.loss = loss
+    result = go(tmp_path, training, task=task)
+    assert result["steps"] == 12 and result["skipped_steps"] == 3
+    rows = [row for row in read_log(tmp_path) if row["kind"] == "train"]
+    assert [row["skipped"] for row in rows] == [0, 0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0]
+    assert [row["step"] for row in rows if "bits_per_byte" not in row] == [5, 6, 9]
+    assert all(math.isfinite(value) for row in rows for value in list(row.values())[1:])
+    states, weights = zip(*seen[::2], strict=True)  # of the first of two parts
+    assert [step for step, fresh in enumerate(states) if fresh] == [0, 5, 6, 9]
+    same = [all(torch.equal(a[k], b[k]) for k in a) for a, b in pairwise(weights)]
+    assert [step for step, unmoved in enumerate(same) if unmoved] == [4, 5, 8]
+
+
+def test_one_more_than_may_be_skipped_stops_and_a_resume_counts_on(tmp_path):
+    training = replace(TRAINING, skip_nonfinite=2, checkpoints=12)
+    with pytest.raises(NotFinite, match=r"step 7: .* after 2 skipped in a row"):
+        go(tmp_path / "a", training, task=breaking("loss", [4, 5, 6]))
+    task = breaking("loss", [4, 5, 6])
+    task.stop_at = 5
+    with pytest.raises(Interrupted):
+        go(tmp_path / "b", training, task=task)
+    with pytest.raises(NotFinite, match=r"step 7: .* after 2 skipped in a row"):
+        go(tmp_path / "b", training, task=breaking("loss", [4, 5, 6]), resume=True)
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
+    """A step whose gradient is finite can still throw the weights out of range."""
+    task = make_task()
+    honest = task.batch
+
+    def batch(step):
+        if step == 8:
+            model_of(task).output.bias.data[0] = math.inf
+        return honest(step)
+
+    models = []
+    task.batch = batch
+
+    def model_of(_):
+        return models[0]
+
+    def make_model():
+        models.append(LanguageModel(MODELS["lstm"]))
+        return models[0]
+
+    with pytest.raises(NotFinite, match=r"weights are not finite.*step-000000006 is the newest"):
+        fit(tmp_path, task, make_model, TRAINING, about=ABOUT)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000006"]
+    assert go(tmp_path, model="lstm", resume=True)["steps"] == 12
+
+
+def test_the_gradient_norm_is_that_before_clipping(tmp_path):
+    norms = []
+    for clip in (None, 1e-3):
+        go(tmp_path / str(clip), replace(TRAINING, steps=1, clip=clip, log_every=1))
+        norms.append(read_log(tmp_path / str(clip))[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1]) and norms[0] > 1e-2
+
+
+def test_the_record_keeps_the_start_and_lists_each_resumption(tmp_path):
+    def extend(steps, tag, resume):
+        training = replace(TRAINING, steps=steps)
+        make_model = partial(LanguageModel, MODELS["sru"])
+        fit(tmp_path, make_task(), make_model, training, about={**ABOUT, "t": tag}, resume=resume)
+        return json.loads((tmp_path / "recipe.json").read_text())
+
+    assert extend(4, "a", False) == {"name": "test", "t": "a"}
+    first = json.loads((tmp_path / "result.json").read_text())
+    record = extend(6, "b", True)
+    assert (record["name"], record["t"]) == ("test", "a")
+    assert [(entry["step"], entry["t"]) for entry in record["resumed"]] == [(4, "b")]
+    assert record["resumed"][0]["result_before"] == first
+    assert extend(6, "c", True) == record  # finished: nothing to go on with
+    record = extend(7, "d", True)
+    assert [(entry["step"], entry["t"]) for entry in record["resumed"]] == [(4, "b"), (6, "d")]
+
+
+def test_a_result_does_not_outlive_the_run_that_is_extended(tmp_path):
+    go(tmp_path)
+    task = make_task()
+    task.stop_at = 15
+    with pytest.raises(Interrupted):
+        go(tmp_path, replace(TRAINING, steps=20), task=task, resume=True)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_finished_run_without_its_checkpoint_is_not_started_again(tmp_path):
+    go(tmp_path)
+    rows = read_log(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(RunError, match=r"holds a result\.json but no checkpoint"):
+        go(tmp_path, resume=True)
+    assert read_log(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"kind": "train"}\n', "line 1: expected a row, found 17 bytes"),
+        (b'{"kind": "train", "step": 1}\nrow 2\n{"step": 3}\n', "line 2: expected a row"),
+        (b'[1]\n{"kind', "line 1"),
+        (b"\x89PNG", "line 1: expected a row, found 4 bytes, b'.x89PNG' first"),
+    ],
+)
+def test_a_damaged_or_foreign_log_is_named_and_kept(tmp_path, content, told):
+    (tmp_path / "log.jsonl").write_bytes(content)
+    with pytest.raises(RunError, match=rf"log\.jsonl is damaged: {told}"):
+        go(tmp_path, resume=True)
+    assert (tmp_path / "log.jsonl").read_bytes() == content
+
+
+@pytest.mark.parametrize("rest", [b'{"k', b'{"kind": "train", "st', b"", b'{"kind\0\0\0', b"\0\0"])
+def test_a_last_row_cut_short_is_left_out(tmp_path, rest):
+    (tmp_path / "log.jsonl").write_bytes(b'{"kind": "train", "step": 5}\n' + rest)
+    assert read_log(tmp_path) == [{"kind": "train", "step": 5}]
+
+
+@pytest.mark.parametrize(
+    "position",
+    [None, {"step": 3}, {**asdict(Position()), "step": "3"}, {**asdict(Position()), "x": 1}],
+)
+def test_a_position_of_another_version_is_named(tmp_path, position):
+    with pytest.raises(RunError, match=r"found position .*, expected the fields of {'step': 0"):
+        read_position(position, tmp_path)
 
 
 def test_other_data_or_parts_are_refused_on_resume(tmp_path):
@@ -170,10 +329,14 @@ def test_other_data_or_parts_are_refused_on_resume(tmp_path):
     task.stop_at = 3
     with pytest.raises(Interrupted):
         go(tmp_path, task=task)
+    before = files_of(tmp_path)
     with pytest.raises(RunError, match="other data"):
         go(tmp_path, task=make_task(text=TEXT[1:]), resume=True)
     with pytest.raises(RunError, match="accumulate was 1"):
         go(tmp_path, replace(TRAINING, accumulate=2), resume=True)
+    with pytest.raises(RunError, match=r"do not fit the recipe: rnn.weight_ih_l0: found nothing"):
+        go(tmp_path, model="lstm", resume=True)
+    assert files_of(tmp_path)[4:] == before[4:]
     go(tmp_path, resume=True)
 
 
@@ -198,11 +361,16 @@ def test_signal_handlers_are_put_back(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_evaluation_covers_the_bytes_asked_for():
-    for eval_bytes, rows in ((0, 1), (300, 2), (10**9, 64)):
-        data = replace(DATA, eval_bytes=eval_bytes, eval_batch=rows)
-        task = make_task(data)
-        assert 0 < task.eval_bytes <= min(eval_bytes or 600, 600)
+@pytest.mark.parametrize("count", [0, 1, 300, 599, 10**9])
+def test_evaluation_is_a_mean_over_exactly_the_bytes_asked_for(count):
+    model = LanguageModel(MODELS["lstm"]).eval()
+    heldout = HeldOut(TEXT[:600], count, 1)
+    assert heldout.count == min(count or 600, 600)
+    x = torch.cat([torch.zeros(1, dtype=torch.int64), TEXT[: heldout.count].long()])[:, None]
+    with torch.no_grad():
+        whole = cross_entropy(model(x[:-1])[0][:, 0], x[1:, 0]).item()
+    assert heldout.loss(model) == pytest.approx(whole, rel=1e-5)
+    assert HeldOut(TEXT[:600], count, 3).count == heldout.count
 
 
 def test_embedding_tables_have_their_own_rate():

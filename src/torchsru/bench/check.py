@@ -20,6 +20,9 @@ from torchsru.ops import sru_recurrence
 from torchsru.ops.sru.reference import sru_reference
 
 MAX_L, MAX_B = 16, 4
+#: Roundings that are allowed, of the input's type: the layer's matrix product rounds u to it. The
+#: tests of the op alone have a bar of their own (tests/ops/helpers.py), in roundings of the state's
+#: type, which for the half types are 2^13 and 2^16 times finer; the layer could not meet it.
 UNITS = {torch.float64: 16, torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}
 
 Tensors = dict[str, Tensor]

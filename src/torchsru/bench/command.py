@@ -1,6 +1,6 @@
 """The command line: `torchsru bench`, also `python -m torchsru.bench`.
 
-Exit codes: 0 done, 1 a case was refused by its check, 2 bad input, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a case was refused by its check or failed, 2 bad input, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -134,11 +134,11 @@ def _run(options: argparse.Namespace) -> int:
     report.show(report.heading(about))
     if any(c.kind in ("training", "networks") for c in chosen) and (why := original_missing()):
         report.show(f"sru 2.6.0 is left out: {why}")
-    rows, refused = run_cases(chosen, setting, options.seconds, about, out)
+    rows, failed = run_cases(chosen, setting, options.seconds, about, out)
     report.show(report.summary(rows))
     if rows:
         report.show(f"rows: {out}    figures: torchsru bench report {out} --figures DIR")
-    return 1 if refused else 0
+    return 1 if failed else 0
 
 
 def _for_device(chosen: list[Case], device: str) -> list[Case]:
@@ -155,7 +155,7 @@ def run_cases(
 ) -> tuple[list[Row], list[str]]:
     """Check and measure cases one after the other, show each, and write its rows at once.
 
-    Returns: the rows, and the names of the cases that were refused by their check.
+    Returns: the rows, and the names of the cases that their check refused or that failed.
     """
     if setting.threads > cores():
         report.show(f"{setting.threads} threads share {cores()} cores: times will be noisy")
@@ -165,21 +165,22 @@ def run_cases(
     except OSError as error:
         raise BenchError(f"--out {out} cannot be written: {error}") from error
     rows: list[Row] = []
-    refused = []
+    failed = []
     weights = sum(case.weight for case in chosen)
     with file:
         for case in chosen:
             try:
                 measured = run_case(case, setting, budget_s * case.weight / weights, about)
-            except CheckError as error:
-                report.show(f"refused, {case.name}: {error}")
-                refused.append(case.name)
+            except BenchError as error:
+                what = "refused" if isinstance(error, CheckError) else "failed"
+                report.show(f"{what}, {case.name}: {error}")
+                failed.append(case.name)
                 continue
             file.writelines(row.to_json() + "\n" for row in measured)
             file.flush()
             rows += measured
             report.show_table(case.name, report.columns(case.kind), report.cells(measured))
-    return rows, refused
+    return rows, failed
 
 
 def run_case(case: Case, setting: Setting, budget_s: float, about: dict[str, Any]) -> list[Row]:

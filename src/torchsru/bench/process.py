@@ -10,14 +10,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from torchsru.bench.cases import BenchError, Shape
+from torchsru.bench.check import CheckError, check_op
 from torchsru.bench.measure import timed
 from torchsru.bench.networks import Where, make
 
@@ -46,12 +48,17 @@ class KernelWorker:
     """A process that times the forward op of one backend on demand.
 
     isa: value of TORCHSRU_ISA for the "cpu" backend.
-    Raises: BenchError with the child's last words if it cannot start or fails its check.
+    Raises: CheckError if its check refuses the backend; BenchError with the child's last words if
+        it ends for another reason.
     """
 
     def __init__(self, backend: str, isa: str | None, shape: Shape, where: Where, threads: int):
         environment = {} if isa is None else {"TORCHSRU_ISA": isa}
-        self._child = _start("kernel", shape, where, threads, environment, backend=backend)
+        # a file, not a pipe: nobody reads while the child works, and a full pipe would stop it
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._child = _start(
+            "kernel", shape, where, threads, environment, self._errors, backend=backend
+        )
         self.sample()
 
     def sample(self) -> float:
@@ -65,13 +72,23 @@ class KernelWorker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise BenchError(_last_words(child))
+            raise self._failure()
         return float(line)
+
+    def _failure(self) -> BenchError:
+        self._child.communicate()
+        self._errors.seek(0)
+        words = _last_line(self._errors.read())
+        self.close()
+        return CheckError(words) if self._child.returncode == REFUSED else BenchError(words)
 
     def close(self) -> None:
         if self._child.poll() is None:
             self._child.communicate()  # end of input ends the child
+        self._errors.close()
 
+
+REFUSED = 3  # a child's exit code if its check refuses what it should time
 
 _PIPES: dict[str, Any] = {
     "stdin": subprocess.PIPE,
@@ -87,6 +104,7 @@ def _start(
     where: Where,
     threads: int,
     environment: dict[str, str] | None = None,
+    errors: IO[str] | None = None,
     **more: str,
 ) -> subprocess.Popen[str]:
     spec = {
@@ -98,7 +116,8 @@ def _start(
         **more,
     }
     command = [sys.executable, "-m", "torchsru.bench.process", json.dumps(spec)]
-    return subprocess.Popen(command, env={**os.environ, **(environment or {})}, **_PIPES)
+    pipes = _PIPES if errors is None else {**_PIPES, "stderr": errors}
+    return subprocess.Popen(command, env={**os.environ, **(environment or {})}, **pipes)
 
 
 def _finish(child: subprocess.Popen[str]) -> str:
@@ -106,10 +125,6 @@ def _finish(child: subprocess.Popen[str]) -> str:
     if child.returncode:
         raise BenchError(_last_line(error))
     return out
-
-
-def _last_words(child: subprocess.Popen[str]) -> str:
-    return _last_line(child.communicate()[1])
 
 
 def _last_line(error: str) -> str:
@@ -169,10 +184,13 @@ def _max_rss_bytes() -> int:
 
 
 def _serve_kernel(backend: str, shape: Shape, where: Where) -> None:
-    from torchsru.bench.check import check_op
-    from torchsru.bench.variants import kernel_call
+    from torchsru.bench.variants import kernel_call  # which imports this module
 
-    check_op(backend, shape, where.dtype, where.device)
+    try:
+        check_op(backend, shape, where.dtype, where.device)
+    except CheckError as error:
+        print(error, file=sys.stderr)
+        sys.exit(REFUSED)
     sample: Callable[[], float] = timed(kernel_call(backend, shape, where), where.device)
     for _ in sys.stdin:
         print(sample(), flush=True)

@@ -16,11 +16,12 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "train": "train a recipe",
     "eval": "held-out numbers of a trained run",
     "generate": "text from a trained run, as it is drawn",
+    "convert": "a checkpoint of the package sru, as a torchsru.SRU",
     "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
     "bench": "check, then time the layer on this machine",
 }
 TRAIN_EXTRA = {
-    *("jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy"),
+    *("filelock", "jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy"),
     *("rich", "safetensors", "tensorboard"),
 }
 
@@ -51,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
             raise
         return refuse(f"{name} needs {error.name}: pip install 'torchsru[train]'")
-    except PermissionError as error:
-        return refuse(f"{error.filename} can't be written or read: {error.strerror}")
+    except OSError as error:
+        where = f"{error.filename} can't be written or read: " if error.filename else ""
+        return refuse(f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
         print("torchsru: stopped", file=sys.stderr)
         return 130

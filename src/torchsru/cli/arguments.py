@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 import typing
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -11,34 +12,32 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from torchsru.cli import Refused
-from torchsru.recipes import LanguageModelRecipe, from_json
+from torchsru.recipes import LanguageModelRecipe, from_json, to_json
 
 PATHS = "--data.paths"  # also written --data PATH ...
 
 
-def add_recipe_options(parser: ArgumentParser, recipe: LanguageModelRecipe) -> None:
-    """Add an option for each field, with the recipe's value as its default."""
-    for part in fields(recipe):
-        part_value = getattr(recipe, part.name)
-        hints = typing.get_type_hints(type(part_value))
-        described = dict(field_docs(type(part_value)))
-        for field in fields(part_value):
-            option, default = f"--{part.name}.{field.name}", getattr(part_value, field.name)
-            about = described[field.name].replace("%", "%%")
+def add_recipe_options(parser: ArgumentParser) -> None:
+    """Add an option for each field; what is not given is not in the parsed values either."""
+    for part, kind in typing.get_type_hints(LanguageModelRecipe).items():
+        hints, described = typing.get_type_hints(kind), dict(field_docs(kind))
+        for field in fields(kind):
+            option, about = f"--{part}.{field.name}", described[field.name].replace("%", "%%")
+            more: dict[str, Any] = {"type": hints[field.name]}
             if option == PATHS:
+                more = {"type": str, "nargs": "+", "metavar": "PATH"}
                 about += " Short: --data PATH ..."
-                parser.add_argument(
-                    option, type=str, nargs="+", metavar="PATH", default=list(default), help=about
-                )
-            else:
-                parser.add_argument(option, type=hints[field.name], default=default, help=about)
+            parser.add_argument(option, default=SUPPRESS, help=about, **more)
 
 
-def recipe_from(parsed: Namespace) -> LanguageModelRecipe:
-    """The recipe that the options state. Raises Refused naming field, rule, value."""
-    parts = {field.name: parsed[field.name].as_dict() for field in fields(LanguageModelRecipe)}
+def recipe_from(base: LanguageModelRecipe, parsed: Namespace) -> LanguageModelRecipe:
+    """`base` with the fields that were given. Raises Refused naming field, rule, value."""
+    values = to_json(base)
+    for part in values:
+        if given := parsed.get(part):
+            values[part] |= given.as_dict()
     try:
-        return from_json(LanguageModelRecipe, parts)
+        return from_json(LanguageModelRecipe, values)
     except ValueError as error:
         raise Refused(str(error)) from error
 

@@ -5,6 +5,7 @@ OUT/python-bytes, OUT/python-bytes-lstm   the two runs
     curves.png                            bits per byte over seconds of training, from the logs
 """
 
+import io
 import json
 import shlex
 import sys
@@ -22,10 +23,11 @@ from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
 from torchsru.cli.generate import decode
 from torchsru.cli.train import run
-from torchsru.data import load_corpus
+from torchsru.data import DataError, load_corpus
 from torchsru.recipes import LanguageModelRecipe, get_recipe
 from torchsru.recipes.run import load_model, open_run
-from torchsru.train.checkpoint import write_file
+from torchsru.train import RunError
+from torchsru.train.folder import write_file
 from torchsru.train.log import read_log
 
 NAMES = {"python-bytes": "SRU", "python-bytes-lstm": "nn.LSTM"}
@@ -35,6 +37,14 @@ SAMPLE_BYTES = 600
 
 def main(argv: Sequence[str]) -> int:
     """Train both, then show table, curves and a sample; returns 0, or 130 after Ctrl-C."""
+    try:
+        return demo(argv)
+    except (DataError, RunError) as error:
+        raise Refused(str(error)) from error
+
+
+def demo(argv: Sequence[str]) -> int:
+    """The same, raising what was wrong."""
     parser = make_parser("demo", "Train SRU, then nn.LSTM, on this Python's own source code.")
     parser.add_argument("--seconds", type=float, default=None, help="of training for each model")
     parser.add_argument("--out", type=str, default=None, help="new folder (default: runs/demo-N)")
@@ -130,9 +140,12 @@ def draw_curves(out: Path) -> None:
     axes.set_title("Python source code: held-out (points), training (thin line)", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(out / "curves.png", dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150)
+    write_file(out / "curves.png", drawn.getvalue())
 
 
 def xy(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    """Seconds and bits per byte of rows of a log."""
+    """Seconds and bits per byte of rows of a log; a row of skipped steps alone has none."""
+    rows = [row for row in rows if "bits_per_byte" in row]
     return [row["seconds"] for row in rows], [row["bits_per_byte"] for row in rows]

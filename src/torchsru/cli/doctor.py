@@ -27,7 +27,7 @@ def report() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         ("CPU instructions", f"{', '.join(cpu['isa_available']) or 'none found'}"),
-        ("  used", cpu["isa_used"] or "none: pure PyTorch"),
+        ("  used", cpu["isa_used"] or f"none: {cpu['error']}"),
         ("compiled kernels", str(cpu["library"] or f"absent: {cpu['error']}")),
         ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else gpu_absent()),
     ]

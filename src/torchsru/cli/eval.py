@@ -13,9 +13,7 @@ from torchsru.train import RunError
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate and print; returns 0."""
-    parser = make_parser(
-        "eval", "Held-out bits per byte of a run, over the held-out bytes (whole segments of them)."
-    )
+    parser = make_parser("eval", "Bits per byte of a run over all its held-out bytes.")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
     parser.add_argument(
         PATHS,

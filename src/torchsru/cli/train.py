@@ -14,35 +14,34 @@ from torchsru.train import RunError
 from torchsru.train.loop import Interrupted, NotFinite
 
 DESCRIPTION = (
-    f"""Train a recipe: {", ".join(find_recipes())}. Ctrl-C saves and says how to resume."""
+    f"Train a recipe: {', '.join(find_recipes())}. Ctrl-C saves and says how to resume. Fields "
+    "that are not given keep the recipe's value, or the run's when it is resumed; "
+    "`torchsru recipes RECIPE` shows them."
 )
 
 
 def main(argv: Sequence[str]) -> int:
     """Train; returns 0, 1 if the loss is not finite, or 130 after Ctrl-C."""
-    arguments = list(argv)
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if name is None and not {"-h", "--help"} & set(arguments):
-        raise Refused(f"train needs a recipe: {', '.join(find_recipes())}")
-    try:
-        recipe = get_recipe(name or find_recipes()[0])
-    except ValueError as error:
-        raise Refused(str(error)) from error
-    resume = "--resume" in arguments
-    folder = Path(_value_of("--out", arguments) or f"runs/{name}")
-    if resume:  # what the run was started with stands, unless it is overridden
-        try:
-            recipe = open_run(folder).recipe
-        except RunError as error:
-            raise Refused(str(error)) from error
-
     parser = make_parser("train", DESCRIPTION)
-    parser.add_argument("recipe", metavar="RECIPE", help="name of the recipe")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="name of the recipe")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on where the run stopped")
-    add_recipe_options(parser, recipe)
-    parsed = parse(parser, arguments)
-    return run(parsed.recipe, recipe_from(parsed), folder, resume=resume)
+    add_recipe_options(parser)
+    parsed = parse(parser, argv)
+    name = parsed.recipe
+    if name is None:
+        raise Refused(
+            f"train needs a recipe: {', '.join(find_recipes())}; not right after --data, which "
+            "takes every word up to the next option"
+        )
+    folder = Path(parsed.out or f"runs/{name}")
+    try:
+        base = get_recipe(name)
+        if parsed.resume:  # what the run was started with stands, unless it is overridden
+            base = open_run(folder).recipe
+    except (ValueError, RunError) as error:
+        raise Refused(str(error)) from error
+    return run(name, recipe_from(base, parsed), folder, resume=parsed.resume)
 
 
 def run(
@@ -57,7 +56,7 @@ def run(
     except (DataError, RunError) as error:
         raise Refused(str(error)) from error
     except NotFinite as error:
-        print(f"torchsru: {error}; saved in {folder}", file=sys.stderr)
+        print(f"torchsru: {folder}: {error}", file=sys.stderr)
         return 1
     except Interrupted as stop:
         again = shlex.join(["torchsru", "train", name, "--out", str(folder), "--resume"])
@@ -71,13 +70,3 @@ def run(
         f"next: torchsru eval {where}; torchsru generate {where} --prompt 'def '"
     )
     return 0
-
-
-def _value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """The value of an option that must be known before the parser can be built."""
-    for i, argument in enumerate(arguments):
-        if argument == option and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(option + "="):
-            return argument.partition("=")[2]
-    return None

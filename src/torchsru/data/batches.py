@@ -2,10 +2,12 @@
 
 L bytes per segment, B rows. The text is cut into B streams of equal length; step s gives every
 row its next L bytes. A pass over the text starts at a place drawn from the seed, and is a pure
-function of the step: to resume is to ask for the next one.
+function of the step: to resume is to ask for the next one. An evaluation reads once instead, and
+predicts each byte exactly once.
 """
 
 import random
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -55,3 +57,39 @@ class ByteStreams:
         places_BL = (start + at * self.unroll + self._span_B1 + self._window_1L) % len(self.text)
         text_LB = self.text[places_BL].long().T.contiguous()
         return Segment(text_LB[:-1], text_LB[1:], fresh=at == 0)
+
+
+NOTHING = -100  # cross_entropy's ignore_index: no byte is predicted there
+
+
+class EveryByte:
+    """`count` bytes of a text, each predicted once, in B streams spread evenly over it.
+
+    Each stream starts with a fresh state, and with the byte that stands before it as context.
+
+    Args:
+        text: [N] uint8.
+        batch: B, rows.
+        unroll: L, the most bytes per row and segment.
+        count: how many bytes to predict, B <= count <= N; each stream gives its first ones.
+        before: the byte that stands before the text.
+    """
+
+    def __init__(self, text: Tensor, batch: int, unroll: int, count: int, before: int):
+        assert 1 <= batch <= count <= len(text)
+        self.text = torch.cat([torch.tensor([before], dtype=text.dtype), text])
+        self.unroll = unroll
+        row_B = torch.arange(batch)
+        self._start_B1 = (row_B * (len(text) // batch) + row_B.clamp(max=len(text) % batch))[
+            :, None
+        ]
+        self._length_B1 = (count // batch + (row_B < count % batch))[:, None]
+
+    def __iter__(self) -> Iterator[Segment]:
+        longest = int(self._length_B1.max())
+        for start in range(0, longest, self.unroll):
+            place_1L = torch.arange(start, min(start + self.unroll, longest))[None]
+            inside_BL = place_1L < self._length_B1
+            at_BL = torch.where(inside_BL, self._start_B1 + place_1L, 0)
+            y_BL = torch.where(inside_BL, self.text[at_BL + 1].long(), NOTHING)
+            yield Segment(self.text[at_BL].long().T, y_BL.T, fresh=start == 0)

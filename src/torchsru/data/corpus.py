@@ -1,15 +1,20 @@
 """Byte corpora: the sources of the Python that runs, or the user's own files and folders.
 
-Order              sorted by path, a NUL byte after each file
-What is held out   every n-th file of that order, n = round(1 / heldout), so that each folder gives
-                   its share; of fewer than FEW_FILES files, the last part of the text instead.
-                   Held-out bytes are never in `train`.
+Files              as named, a folder's sorted by path
+What is held out   every n-th of them, n = round(1 / heldout), so that each folder gives its share;
+                   of fewer than FEW_FILES files, the last part of the text instead. Held-out bytes
+                   are never in `train`.
+Order of the text  on either side by a hash of each file's content, so that the loss does not drift
+                   from folder to folder; fewer than FEW_FILES files stay as they are
+Between files      a NUL byte
 """
 
+import hashlib
 import math
 import os
 import sysconfig
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -70,28 +75,24 @@ class Corpus:
             f"{len(self.heldout):,} held out ({whole})"
         )
 
+    @cached_property
+    def content(self) -> str:
+        """Hash of all bytes, in their order and on their side."""
+        both = (hashlib.sha256(part.numpy().data) for part in (self.train, self.heldout))
+        return hashlib.sha256(b"".join(part.digest() for part in both)).hexdigest()
+
 
 def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
     """Read the files named, or the running Python's own sources when none is.
 
     Args:
-        paths: files and folders (walked in sorted order; names starting with "." are left out).
+        paths: files and folders (names starting with "." are left out).
         heldout: part to hold out, 0 < heldout <= 0.5.
 
     Raises: DataError if a path is missing, unreadable or holds no bytes.
     """
-    if paths:
-        name = ", ".join(paths)
-        # neither a file named twice nor a copy of one may be on both sides
-        found = {item.resolve(): item for path in paths for item in _files_of(Path(path))}
-        texts = list(dict.fromkeys(_read(path) for path in found.values()))
-    else:
-        name = "Python standard library"
-        texts = [_read(path) for path in _python_sources()]
+    name, texts = _texts(paths)
     files = len(texts)
-    if not any(texts):
-        raise DataError(f"no bytes to train on in {name}")
-
     if len(texts) < FEW_FILES:
         whole = SEPARATOR.join(texts)
         cut = len(whole) - max(1, math.floor(heldout * len(whole)))
@@ -100,13 +101,38 @@ def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
         every = max(2, round(1 / heldout))
         held_texts = texts[every // 2 :: every]
         del texts[every // 2 :: every]
-        train, held = (b"".join(t + SEPARATOR for t in part) for part in (texts, held_texts))
+        train, held = map(_joined, (texts, held_texts))
         heldout_files = len(held_texts)
     if not train or not held:
         raise DataError(
             f"{name} is too small to hold out a part of {heldout}: {len(train + held)} bytes"
         )
     return Corpus(name, _to_tensor(train), _to_tensor(held), files, heldout_files)
+
+
+def load_text(paths: tuple[str, ...]) -> Tensor:
+    """All bytes of files and folders in the corpus's order, uint8 [N]. Raises DataError."""
+    _, texts = _texts(paths)
+    few = len(texts) < FEW_FILES
+    return _to_tensor(SEPARATOR.join(texts) if few else _joined(texts))
+
+
+def _texts(paths: tuple[str, ...]) -> tuple[str, list[bytes]]:
+    if paths:
+        name = ", ".join(paths)
+        # neither a file named twice nor a copy of one may be on both sides
+        found = {item.resolve(): item for path in paths for item in _files_of(Path(path))}
+        texts = list(dict.fromkeys(_read(path) for path in found.values()))
+    else:
+        name = "Python standard library"
+        texts = [_read(path) for path in _python_sources()]
+    if not any(texts):
+        raise DataError(f"no bytes to train on in {name}")
+    return name, texts
+
+
+def _joined(texts: list[bytes]) -> bytes:
+    return b"".join(t + SEPARATOR for t in sorted(texts, key=lambda t: hashlib.sha256(t).digest()))
 
 
 def _python_sources() -> list[Path]:
@@ -118,8 +144,12 @@ def _python_sources() -> list[Path]:
 
 
 def _files_of(path: Path) -> list[Path]:
-    if not path.exists():
-        raise DataError(f"data path {str(path)!r} does not exist")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"data path {str(path)!r} does not exist") from None
+    except OSError as error:  # no permission, name too long
+        raise DataError(f"cannot read data path {str(path)!r}: {error.strerror}") from error
     if path.is_file():
         if path.stat().st_size == 0:
             raise DataError(f"data file {str(path)!r} is empty")

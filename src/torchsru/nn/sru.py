@@ -6,6 +6,7 @@ d hidden size per direction, D = d times directions, k matrices.
 
 import math
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torchsru.nn.recurrent import (
 )
 from torchsru.ops import sru_recurrence
 from torchsru.ops.sru import ACTIVATIONS
+from torchsru.ops.sru.fused import can_fuse, fused_layer
 
 LAYER_NORMS = (None, "pre", "post")
 
@@ -169,34 +171,39 @@ class SRUCell(Recurrent):
         if self.training and self.state_dropout:
             ones = self.bias.new_ones(count_rows(x, cu_seqlens), self.output_size)
             out_mask = F.dropout(ones, self.state_dropout)
-        transform = self.transform
+        transform, v = self.transform, self.weight_c
+        options = {
+            "num_directions": n,
+            "mask": mask,
+            "cu_seqlens": cu_seqlens,
+            "out_mask": out_mask,
+            "activation": self.activation,
+            "contractive": self.contractive,
+            "alpha": self.alpha,
+        }
+        highway = self.highway and self.num_matrices == 3
+        if inner is x and _is_plain_linear(transform) and can_fuse(x, weight := transform.weight):
+            h, c = fused_layer(x, weight, v, self.bias, c0, highway, **options)
+            return self._shape(h, c)
         try:
             u = transform(inner)
         except RuntimeError as error:
             if reason := wrong_type(x, transform):
                 raise ValueError(reason) from error
             raise
-        v = self.weight_c
         if isinstance(u, tuple):
             u, v_LB2D = u
             v_LB2D = v_LB2D.unflatten(-1, (2, -1)) if v_LB2D.dim() == 3 else v_LB2D
             v = v_LB2D if v is None else v_LB2D + v
-        h, c = sru_recurrence(
-            self._split_matrices(u),
-            x if self.highway and self.num_matrices == 3 else None,
-            v,
-            self.bias,
-            c0,
-            num_directions=n,
-            mask=mask,
-            cu_seqlens=cu_seqlens,
-            out_mask=out_mask,
-            activation=self.activation,
-            contractive=self.contractive,
-            alpha=self.alpha,
-        )
+        u = self._split_matrices(u)
+        h, c = sru_recurrence(u, x if highway else None, v, self.bias, c0, **options)
+        return self._shape(h, c)
+
+    def _shape(self, h, c):
+        """The output, normalised if it is to be; the state [R, D] -> [directions, R, d]."""
         if self.layer_norm == "post":
             h = self.norm(h)
+        n = self.num_directions
         return h, c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
 
     def _check_state(self, state, rows):
@@ -355,12 +362,15 @@ class SRU(Recurrent):
 
     def _run(self, x, state, mask, cu_seqlens):
         n = self.num_directions
+        given = {"mask": mask} if mask is not None else {}
+        if cu_seqlens is not None:
+            given["cu_seqlens"] = cu_seqlens
         states = []
         for i, layer in enumerate(self.layers):
             if i and self.training and self.dropout:
                 x = drop_over_time(x, self.dropout, cu_seqlens)
             state_i = None if state is None else state[i * n : (i + 1) * n]
-            x, state_i = layer(x, state_i, mask=mask, cu_seqlens=cu_seqlens)
+            x, state_i = layer(x, state_i, **given)
             states.append(state_i)
         return x, states[0] if len(states) == 1 else torch.cat(states)
 
@@ -380,6 +390,19 @@ class SRU(Recurrent):
                 "dropout": (self.dropout, 0.0),
             },
         )
+
+
+def _is_plain_linear(transform: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether calling the module is F.linear and nothing else, so that the call can be saved."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(transform) is nn.Linear
+        and transform._parameters["bias"] is None
+        and not (transform._forward_hooks or transform._forward_pre_hooks)
+        and not (transform._backward_hooks or transform._backward_pre_hooks)
+        and "forward" not in transform.__dict__
+        and not torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 def _check_state(rnn: Recurrent, state: Tensor, rows: int | None, like: Tensor) -> None:

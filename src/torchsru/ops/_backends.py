@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from torchsru.ops._library import LOAD_ERROR, warn_if_not_compiled
+from torchsru.ops._library import LOAD_ERROR, cpu_info, warn_if_not_compiled
 
 
 def _no_forward_mode() -> str | None:
@@ -45,4 +45,4 @@ def choose(name: str, u: Tensor) -> str:
 
 def backends() -> dict[str, str | None]:
     """Return for each backend why it cannot run on this machine's CPU, or None if it can."""
-    return {"cpu": LOAD_ERROR, "torch": None, "reference": None}
+    return {"cpu": cpu_info()["error"], "torch": None, "reference": None}

@@ -3,7 +3,9 @@
 Each op has two overloads of one schema. `default` is the best that the device has: the compiled
 kernels on a CPU, pure PyTorch elsewhere or where the library is absent. `torch` is pure PyTorch
 everywhere. The library registers the first from C++, so that an AOTInductor package runs in a
-process without Python; here they get what tracing and autograd need.
+process without Python; here they get what tracing and autograd need. Where PyTorch refuses that,
+nothing of the library's is left registered, and pure PyTorch serves under the same names; a name
+that someone else has taken stays theirs, and every call goes to `torch` then.
 """
 
 import ctypes
@@ -31,6 +33,10 @@ def _load() -> str | None:
         torch.ops.load_library(PATH)
     except OSError as error:
         return f"{PATH} does not load: {error}"
+    library = ctypes.CDLL(str(PATH))
+    library.torchsru_load_error.restype = ctypes.c_char_p
+    if why := library.torchsru_load_error():
+        return f"{PATH} registers no op: {why.decode()}"
     return None
 
 
@@ -41,6 +47,12 @@ LOAD_ERROR = _load()
 OVERLOADS = ("default", "torch")
 
 _definitions = torch.library.Library("torchsru", "FRAGMENT")
+_taken: set[str] = set()  # ops that someone else had defined under our names
+
+
+def overload_for(backend: str) -> str:
+    """Return the name of the overload that a backend's calls go to."""
+    return "torch" if backend == "torch" or _taken else "default"
 
 
 def register(
@@ -55,11 +67,14 @@ def register(
     backward: from an overload's name to its backward function.
     """
     name = schema[: schema.index("(")]
-    if LOAD_ERROR is not None:
+    overloads = {"default": name, "torch": f"{name}.torch"}
+    if LOAD_ERROR is not None and hasattr(torch.ops.torchsru, name):
+        _taken.add(name)
+        del overloads["default"]
+    elif LOAD_ERROR is not None:
         _definitions.define(schema)
     _definitions.define(schema.replace("(", ".torch(", 1))
-    for overload in OVERLOADS:
-        qualified = name if overload == "default" else f"{name}.{overload}"
+    for overload, qualified in overloads.items():
         _definitions.impl(qualified, implementation, "CompositeExplicitAutograd")
         torch.library.register_fake(f"torchsru::{qualified}", fake, lib=_definitions)
         if backward is not None:
@@ -88,15 +103,22 @@ def warn_if_not_compiled() -> None:
 
 
 def cpu_info() -> dict[str, Any]:
-    """Describe the compiled CPU kernels: isa_used, isa_available, library and error."""
+    """Describe the compiled CPU kernels: isa_used, isa_available, library and error.
+
+    error: why they cannot run, or None; with a library, it is TORCHSRU_ISA that asks for what this
+    CPU lacks.
+    """
     if LOAD_ERROR is not None:
         return {"isa_used": None, "isa_available": [], "library": None, "error": LOAD_ERROR}
     library = ctypes.CDLL(str(PATH))
     for function in (library.torchsru_isa_used, library.torchsru_isa_available):
         function.restype = ctypes.c_char_p
+    used: str = library.torchsru_isa_used().decode()  # or why there is none
+    available = library.torchsru_isa_available().decode().split()
+    runs = used in available
     return {
-        "isa_used": library.torchsru_isa_used().decode(),
-        "isa_available": library.torchsru_isa_available().decode().split(),
+        "isa_used": used if runs else None,
+        "isa_available": available,
         "library": str(PATH),
-        "error": None,
+        "error": None if runs else used,
     }

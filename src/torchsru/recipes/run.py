@@ -1,26 +1,37 @@
 """A recipe in a folder: start it, resume it, open what it made.
 
-RUN/recipe.json   name, settings, where it was started
+RUN/recipe.json   name, settings, where it was started; the same of each resumption, in "resumed"
     log.jsonl     one row each few steps and each evaluation; tensorboard/ shows the same
     checkpoints/  the newest state of weights and training
     result.json   numbers of a finished run, with machine, versions and commit
 """
 
-import json
+import os
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from torchsru.data import load_corpus
+import torchsru
+from torchsru.data import load_corpus, load_text
 from torchsru.models import LanguageModel
 from torchsru.recipes.base import LanguageModelRecipe, from_json, to_json
 from torchsru.train import environment
-from torchsru.train.checkpoint import RunError, load_checkpoint, load_weights
-from torchsru.train.language_model import LanguageModelling
-from torchsru.train.loop import CHECKPOINTS, RECIPE, RESULT, evaluate, fit, make_fabric
+from torchsru.train.checkpoint import check_format, load_weights
+from torchsru.train.folder import (
+    CHECKPOINTS,
+    RECIPE,
+    RESULT,
+    RunError,
+    check_free,
+    naming,
+    read_json,
+)
+from torchsru.train.language_model import HeldOut, LanguageModelling, bits_per_byte
+from torchsru.train.loop import fit, make_fabric
+
+FORMAT = 1  # of recipe.json
 
 
 @dataclass(frozen=True)
@@ -30,43 +41,47 @@ class Run:
     folder: Path
     name: str
     recipe: LanguageModelRecipe
+    """As it was last resumed."""
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The numbers of a finished run, None before."""
+        """The numbers of a finished run, None before. Raises RunError if they can't be read."""
         file = self.folder / RESULT
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return read_json(file) if file.exists() else None
 
 
 def open_run(folder: Path) -> Run:
     """The run in a folder. Raises RunError if there is none or its recipe can't be read."""
     file = folder / RECIPE
-    if not file.exists():
-        raise RunError(f"{folder} is not a run: it holds no {RECIPE}")
+    with naming(folder, "read"):
+        if not file.exists():
+            raise RunError(f"{folder} is not a run: it holds no {RECIPE}")
+    about = read_json(file)
+    if not isinstance(about, dict):
+        raise RunError(f"{file} is damaged: expected a table, found {type(about).__name__}")
+    check_format(file, about, FORMAT)
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        recipe = from_json(LanguageModelRecipe, saved["recipe"])
-        return Run(folder, str(saved["name"]), recipe)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} cannot be read: {error}") from error
-
-
-def check_free(folder: Path) -> None:
-    """Raise RunError if a new run in this folder would meet anything that is there already."""
-    if (folder / RECIPE).exists():
-        raise RunError(f"{folder} holds a run already; add --resume, or name another --out")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is not an empty folder; name another --out")
+        name, resumed = about["name"], about.get("resumed", [])
+        recipe = from_json(LanguageModelRecipe, (resumed or [about])[-1]["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{file}, written by torchsru {about.get('torchsru')!r}, is no recipe of torchsru "
+            f"{torchsru.__version__}: {error}"
+        ) from error
+    return Run(folder, str(name), recipe)
 
 
 def check_resumable(run: Run, name: str, recipe: LanguageModelRecipe) -> None:
-    """Raise RunError if `recipe` can't go on where the run stopped: only training may differ."""
+    """Raise RunError if `recipe` can't go on where the run stopped.
+
+    Training may differ, and data.paths: that the data are the same is checked by their content.
+    """
     if run.name != name:
         raise RunError(f"{run.folder} holds a run of {run.name}, got {name}")
     for part in ("model", "data"):
         before, now = to_json(run.recipe)[part], to_json(recipe)[part]
         for field in before:
-            if before[field] != now[field]:
+            if before[field] != now[field] and field != "paths":
                 raise RunError(
                     f"{part}.{field} was {before[field]!r} in {run.folder}, got {now[field]!r}"
                 )
@@ -77,50 +92,65 @@ def train(
 ) -> dict[str, Any]:
     """Run a recipe in a folder; see `torchsru.train.loop.fit` for what it returns and raises.
 
-    Nothing is written before the recipe, the data and the folder have been checked.
+    Nothing is written before the recipe, the data and the folder have been checked. Relative
+    paths of data are those of the current folder; the run keeps them absolute.
     """
+    paths = tuple(os.path.abspath(path) for path in recipe.data.paths)
+    recipe = replace(recipe, data=replace(recipe.data, paths=paths))
     if resume:
         check_resumable(open_run(folder), name, recipe)
     else:
         check_free(folder)
     corpus = load_corpus(recipe.data.paths, recipe.data.heldout)
     task = LanguageModelling(corpus, recipe.data, recipe.training.seed)
-    about = {"name": name, "recipe": to_json(recipe), "environment": environment.describe()}
+    about = {
+        "format": FORMAT,
+        "torchsru": torchsru.__version__,
+        "name": name,
+        "recipe": to_json(recipe),
+        "environment": environment.describe(),
+    }
     model = partial(LanguageModel, recipe.model)
     return fit(folder, task, model, recipe.training, about=about, resume=resume)
 
 
 def load_model(run: Run) -> LanguageModel:
     """The run's newest weights in its model, in evaluation mode. Raises RunError."""
-    saved = load_checkpoint(run.folder / CHECKPOINTS)
-    if saved is None:
-        raise RunError(f"{run.folder} has saved no weights yet")
+    return load_model_and_facts(run)[0]
+
+
+def load_model_and_facts(run: Run) -> tuple[LanguageModel, dict[str, Any]]:
+    """The same, and what the checkpoint says of the training; the optimiser is not read."""
     model = LanguageModel(run.recipe.model)
-    load_weights(saved, model)
-    return model.eval()
+    facts = load_weights(run.folder / CHECKPOINTS, model)
+    if facts is None:
+        raise RunError(f"{run.folder} has saved no weights yet")
+    return model.eval(), facts
 
 
-def evaluate_run(
-    run: Run, *, paths: tuple[str, ...] = (), every_byte: bool = True
-) -> dict[str, Any]:
+def evaluate_run(run: Run, *, paths: tuple[str, ...] = ()) -> dict[str, Any]:
     """Held-out numbers of a run's newest weights, on its own data or on other files.
 
     Args:
-        paths: other files and folders, all of whose bytes count; none: the held-out part of the
+        paths: other files and folders, all of whose bytes count; none: all held-out bytes of the
             run's own data.
-        every_byte: use every whole segment of the held-out bytes, not the evaluation slice alone.
+
+    Returns: the task's numbers, how many bytes they are a mean of, and the seconds it took.
     """
-    data = replace(run.recipe.data, eval_bytes=0 if every_byte else run.recipe.data.eval_bytes)
-    corpus = load_corpus(paths or data.paths, data.heldout)
+    data = run.recipe.data
+    model, facts = load_model_and_facts(run)
     if paths:
-        corpus = replace(corpus, heldout=torch.cat([corpus.train, corpus.heldout]))
-    task = LanguageModelling(corpus, data, run.recipe.training.seed)
-    saved = load_checkpoint(run.folder / CHECKPOINTS)
-    if not paths and saved is not None and saved.facts["content"] != task.content:
-        raise RunError(
-            f"{run.folder} was trained on other data than what is there now: what is held out now "
-            "may have been trained on; name files of your own with --data"
-        )
-    model = make_fabric(run.recipe.training).setup(load_model(run))
-    found, seconds = evaluate(task, model)
-    return {**found, "bytes": task.eval_bytes, "seconds": seconds}
+        text = load_text(paths)
+    else:
+        corpus = load_corpus(data.paths, data.heldout)
+        if facts.get("content") != corpus.content:
+            raise RunError(
+                f"{run.folder} was trained on other data than what is there now: what is held out "
+                "now may have been trained on; name files of your own with --data"
+            )
+        text = corpus.heldout
+    heldout = HeldOut(text, 0, data.eval_batch)
+    on_device = make_fabric(run.recipe.training).setup(model)
+    started = time.perf_counter()
+    found = bits_per_byte(heldout.loss(on_device))
+    return {**found, "bytes": heldout.count, "seconds": time.perf_counter() - started}

@@ -2,37 +2,44 @@
 
     RUN/checkpoints/step-000001200/model.safetensors     the weights
                                    training.safetensors  optimiser, recurrent state, random state
-                                   training.json         step, seconds, shape of the state
-Atomic   written to a temporary folder, flushed to disk, then renamed; older ones go last
+                                   training.json         step, seconds, shape of the state, sums
+Atomic   written beside its place, flushed to disk, then renamed; older ones go last
 Safe     tensors and JSON; no pickle, nothing names code
+Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected
+Check    tests/train/test_checkpoint.py
 """
 
+import hashlib
 import json
-import os
-import shutil
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-FORMAT = 1
-PREFIX = "step-"
+import torchsru
+from torchsru.train.folder import RunError, naming, read_json, remove_folder, write_folder
 
+T = TypeVar("T")
 
-class RunError(RuntimeError):
-    """A run folder that is missing, foreign, damaged or in the way; the message names it."""
+FORMAT = 2
+NAME = re.compile(r"step-(\d+)")
+WEIGHTS, TRAINING, FACTS = "model.safetensors", "training.safetensors", "training.json"
 
 
 @dataclass(frozen=True)
 class Saved:
     """A checkpoint's content, tensors on the CPU."""
 
+    path: Path
     model: dict[str, Tensor]
-    optimizer: dict[int, dict[str, Tensor]]
+    optimizer: dict[str, Tensor]
+    """{"INDEX.NAME": value} for the parameter of that index."""
     state: Any
     random: dict[str, Tensor]
     facts: dict[str, Any]
@@ -45,70 +52,209 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Any,
     facts: dict[str, Any],
+    keep_older: bool = False,
 ) -> Path:
-    """Write `folder`/step-N, N = facts["step"], and remove the older ones. Returns its path.
+    """Write `folder`/step-N, N = facts["step"], then remove what is older. Returns its path.
 
     Args:
         state: recurrent state, a pytree of tensors and None.
         facts: JSON-ready; position and counters of the loop.
+        keep_older: leave the older checkpoints.
+
+    Raises: RunError if it can't be written; the older ones are left then.
     """
-    final = folder / f"{PREFIX}{facts['step']:09d}"
-    if final.exists():  # saved a moment ago, at this very step
-        return final
-    leaves: list[Tensor] = []
-    shape = to_shape(state, leaves)
-    training = {
-        f"optimizer.{index}.{name}": value
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-    training |= {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
-    training["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        training["random.cuda"] = torch.cuda.get_rng_state()
-    about = {
-        "format": FORMAT,
-        "state_shape": shape,
-        **facts,
-    }
-    write_folder(
-        final,
-        {
-            "model.safetensors": to_bytes(model.state_dict()),
-            "training.safetensors": to_bytes(training),
-            "training.json": json.dumps(about, indent=1).encode(),
-        },
-    )
-    for old in [*folder.glob(f"{PREFIX}*"), *folder.glob(f".{PREFIX}*")]:
-        if old != final:
-            shutil.rmtree(old, ignore_errors=True)  # another process may be reading it
+    final = folder / name_of(facts["step"])
+    if not final.exists():  # it may have been saved a moment ago, at this very step
+        leaves: list[Tensor] = []
+        shape = to_shape(state, leaves)
+        training = {
+            f"optimizer.{index}.{name}": value
+            for index, values in optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        training |= {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
+        training["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            training["random.cuda"] = torch.cuda.get_rng_state()
+        files = {WEIGHTS: to_bytes(model.state_dict()), TRAINING: to_bytes(training)}
+        about = {
+            "format": FORMAT,
+            "torchsru": torchsru.__version__,
+            "files": {name: summary(content) for name, content in files.items()},
+            "state_shape": shape,
+            **facts,
+        }
+        write_folder(final, {**files, FACTS: json.dumps(about, indent=1).encode()})
+    clean(folder)
+    for old in [] if keep_older else checkpoints(folder)[:-1]:
+        remove_folder(old)
     return final
 
 
 def load_checkpoint(folder: Path) -> Saved | None:
     """Read the newest checkpoint below `folder`; None if none was written yet.
 
-    Raises: RunError if it is damaged.
+    Raises: RunError if it is damaged, or of another version.
     """
-    newest = max(folder.glob(f"{PREFIX}*"), default=None)
-    if newest is None:
-        return None
+    return of_newest(folder, read_checkpoint)
+
+
+def load_weights(folder: Path, model: nn.Module) -> dict[str, Any] | None:
+    """Put the newest weights below `folder` into the model; nothing else is read but the facts.
+
+    Returns: the facts; None if no checkpoint was written yet.
+    Raises: RunError if it is damaged, of another version, or does not fit the model.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        facts = read_facts(path)
+        put_weights(read_tensors(path / WEIGHTS, facts), model, path)
+        return facts
+
+    return of_newest(folder, read)
+
+
+def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights, optimiser and random states back. Raises RunError if they don't fit."""
+    put_weights(saved.model, model, saved.path)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kinds = {key.partition(".")[2] for key in saved.optimizer}
+    expected = {
+        f"{i}.{kind}": torch.empty(() if kind == "step" else p.shape, device="meta")
+        for i, p in enumerate(parameters)
+        for kind in sorted(kinds)
+    }
+    check_fit(saved.optimizer, expected, f"the optimiser in {saved.path}")
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in saved.optimizer.items():
+        index, kind = key.split(".")
+        state.setdefault(int(index), {})[kind] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     try:
-        facts = json.loads((newest / "training.json").read_text())
-        model = load_file(newest / "model.safetensors")
-        tensors = load_file(newest / "training.safetensors")
-        if facts["format"] != FORMAT:
-            raise RunError(f"{newest} has format {facts['format']}, this version reads {FORMAT}")
-        state = from_shape(facts["state_shape"], tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise RunError(f"checkpoint {newest} is damaged or incomplete: {error}") from error
-    optimizer: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            optimizer.setdefault(int(index), {})[name] = value
-    random = {k.removeprefix("random."): v for k, v in tensors.items() if k.startswith("random.")}
-    return Saved(model, optimizer, state, random, facts)
+        torch.set_rng_state(saved.random["cpu"])
+        if "cuda" in saved.random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(saved.random["cuda"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        kept = {name: describe(value) for name, value in saved.random.items()}
+        raise RunError(
+            f"{saved.path} holds no random state of this torch {torch.__version__}: found {kept}, "
+            f"expected cpu {describe(torch.get_rng_state())}"
+        ) from error
+
+
+def put_weights(weights: dict[str, Tensor], model: nn.Module, path: Path) -> None:
+    """Load weights read from `path`. Raises RunError naming what does not fit."""
+    check_fit(weights, model.state_dict(), f"the weights in {path} do not fit the recipe")
+    model.load_state_dict(weights)
+
+
+def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise RunError unless names, shapes and types agree; it names the first that does not."""
+    names = [*expected, *(name for name in found if name not in expected)]
+    wrong = [name for name in names if describe(found.get(name)) != describe(expected.get(name))]
+    if wrong:
+        more = f"; {len(wrong) - 1} more differ" if wrong[1:] else ""
+        raise RunError(
+            f"{what}: {wrong[0]}: found {describe(found.get(wrong[0]))}, "
+            f"expected {describe(expected.get(wrong[0]))}{more}"
+        )
+
+
+def describe(tensor: Tensor | None) -> str:
+    """A tensor's shape and type: "[256, 32] float32"."""
+    if tensor is None:
+        return "nothing"
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All whole checkpoints below `folder`, the newest last."""
+    with naming(folder, "read"):
+        found = folder.iterdir() if folder.exists() else ()
+        return sorted((p for p in found if NAME.fullmatch(p.name)), key=step_of)
+
+
+def name_of(step: int) -> str:
+    """A checkpoint's name."""
+    return f"step-{step:09d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name states."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def clean(folder: Path) -> None:
+    """Remove what a process that was killed may have left half written or half removed."""
+    for left in folder.glob(".step-*"):
+        remove_folder(left)
+
+
+def of_newest(folder: Path, read: Callable[[Path], T]) -> T | None:
+    """What `read` finds in the newest checkpoint; again if a training replaced it meanwhile."""
+    while found := checkpoints(folder):
+        try:
+            return read(found[-1])
+        except RunError:
+            if found[-1].exists():
+                raise
+    return None
+
+
+def read_checkpoint(path: Path) -> Saved:
+    """Read all of one checkpoint. Raises RunError."""
+    facts = read_facts(path)
+    model, tensors = (read_tensors(path / name, facts) for name in (WEIGHTS, TRAINING))
+    try:
+        state = from_shape(facts.get("state_shape"), tensors)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise RunError(f"{path / FACTS} is damaged: state_shape: {error}") from error
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    return Saved(path, model, part("optimizer."), state, part("random."), facts)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """training.json of one checkpoint. Raises RunError if it is damaged or of another version."""
+    facts = read_json(path / FACTS)
+    if not isinstance(facts, dict):
+        raise RunError(f"{path / FACTS} is damaged: expected a table, found {type(facts).__name__}")
+    check_format(path, facts, FORMAT)
+    if facts.get("step") != step_of(path):
+        raise RunError(f"{path} is damaged: found step {facts.get('step')!r} in it")
+    return facts
+
+
+def check_format(path: Path, about: dict[str, Any], expected: int) -> None:
+    """Raise RunError, naming both, if `path` is of a format that this version does not read."""
+    if (format := about.get("format")) != expected:
+        raise RunError(
+            f"{path}: found format {format!r}, written by torchsru {about.get('torchsru')!r}; "
+            f"expected {expected}, which torchsru {torchsru.__version__} reads"
+        )
+
+
+def read_tensors(file: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
+    """A safetensors file, whole and as its checkpoint's facts state. Raises RunError."""
+    with naming(file, "read"):
+        content = file.read_bytes()
+    files = facts.get("files")
+    expected = files.get(file.name) if isinstance(files, dict) else None
+    if summary(content) != expected:
+        raise RunError(f"{file} is damaged: found {summary(content)}, expected {expected}")
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise RunError(f"{file} is no safetensors file: {error}") from error
+
+
+def summary(content: bytes) -> str:
+    """Size and sum of a file's content."""
+    return f"{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}"
 
 
 def to_shape(state: Any, leaves: list[Tensor]) -> Any:
@@ -145,63 +291,6 @@ def from_shape(shape: Any, tensors: dict[str, Tensor]) -> Any:
     raise ValueError(f"the state's shape is not one that this version writes: {shape!r}")
 
 
-def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, optimiser and random states back. Raises RunError if the weights don't fit."""
-    load_weights(saved, model)
-    optimizer.load_state_dict(
-        {"state": saved.optimizer, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-    torch.set_rng_state(saved.random["cpu"])
-    if "cuda" in saved.random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(saved.random["cuda"])
-
-
-def load_weights(saved: Saved, model: nn.Module) -> None:
-    """Put the weights back. Raises RunError naming what does not fit."""
-    try:
-        model.load_state_dict(saved.model)
-    except RuntimeError as error:
-        raise RunError(f"the checkpoint's weights do not fit the recipe: {error}") from error
-
-
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """The tensors in safetensors' format; shared memory is written out for each name."""
     return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
-
-
-def write_folder(final: Path, files: dict[str, bytes]) -> None:
-    """Create a new folder with these files: after a crash it is there whole, or not at all."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, content in files.items():
-        with open(temporary / name, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    sync_folder(temporary)
-    temporary.rename(final)
-    sync_folder(final.parent)
-
-
-def write_file(final: Path, content: str) -> None:
-    """Replace a file's content: after a crash it holds the old one or the new one."""
-    temporary = final.with_name(f".{final.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(final)
-    sync_folder(final.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to disk, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

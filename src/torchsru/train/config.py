@@ -26,6 +26,9 @@ class Training:
     """AdamW's decoupled weight decay, times the learning rate, a step."""
     clip: float | None = 1.0
     """Largest norm of the gradient; None: not clipped."""
+    skip_nonfinite: int = 0
+    """Steps in a row that may be left out because loss or gradient is not finite; one more stops
+    the run. A skipped step leaves weights and optimiser alone, and the state starts anew."""
     accumulate: int = 1
     """Parts that a batch's rows are cut into, one after the other, to save memory."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -53,6 +56,7 @@ class Training:
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
         for name, least in (
             ("weight_decay", 0),
+            ("skip_nonfinite", 0),
             ("accumulate", 1),
             ("seed", 0),
             ("evaluations", 0),

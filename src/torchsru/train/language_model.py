@@ -1,6 +1,5 @@
 """Byte language modelling as a task: predict each next byte, the state carried on."""
 
-import hashlib
 import math
 from typing import Any
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from torchsru.data import ByteData, ByteStreams, Corpus
-from torchsru.data.batches import Segment
+from torchsru.data import ByteData, ByteStreams, Corpus, EveryByte
+from torchsru.data.batches import NOTHING, Segment
+from torchsru.models.language_model import START
 
 EVAL_UNROLL = 256  # does not change the result, the state is carried; bounds the memory
 
@@ -27,18 +27,8 @@ class LanguageModelling:
 
     def __init__(self, corpus: Corpus, data: ByteData, seed: int):
         self.streams = ByteStreams(corpus.train, data.batch, data.unroll, seed)
-        held = corpus.heldout
-        wanted = min(len(held), data.eval_bytes or len(held))
-        rows = min(data.eval_batch, max(1, wanted // (EVAL_UNROLL + 1)))
-        unroll = max(1, min(EVAL_UNROLL, wanted // rows, len(held) // rows - 1))
-        self.heldout = ByteStreams(held, rows, unroll)
-        per_segment = rows * unroll
-        self.eval_segments = max(1, min(self.heldout.steps_per_pass, wanted // per_segment))
-        self.eval_bytes = self.eval_segments * per_segment
-        both = (part.numpy().data for part in (corpus.train, corpus.heldout))
-        self.content = hashlib.sha256(
-            b"".join(hashlib.sha256(p).digest() for p in both)
-        ).hexdigest()
+        self.content = corpus.content
+        self.heldout = HeldOut(corpus.heldout, data.eval_bytes, data.eval_batch)
 
     def batch(self, step: int) -> Segment:
         """The next L bytes of each of the B streams."""
@@ -60,15 +50,44 @@ class LanguageModelling:
 
     def numbers(self, loss: float) -> dict[str, float]:
         """Bits per byte."""
-        return {"bits_per_byte": loss / math.log(2)}
+        return bits_per_byte(loss)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Bits per byte on `eval_bytes` held-out bytes, the same ones each time."""
+        """Bits per byte on the held-out bytes, the same ones each time."""
+        return self.numbers(self.heldout.loss(model))
+
+
+def bits_per_byte(loss: float) -> dict[str, float]:
+    """The loss, in nats per byte, as it is reported."""
+    return {"bits_per_byte": loss / math.log(2)}
+
+
+class HeldOut:
+    """Bytes to evaluate on: `count` of them, each predicted once.
+
+    Args:
+        text: [N] uint8.
+        count: how many, spread evenly over the text; 0: all.
+        rows: streams that the text is laid out in, at most; a short text has fewer.
+    """
+
+    def __init__(self, text: Tensor, count: int, rows: int):
+        self.count = min(len(text), count or len(text))
+        rows = min(rows, max(1, self.count // EVAL_UNROLL))
+        self.segments = EveryByte(text, rows, EVAL_UNROLL, self.count, before=START)
+
+    @torch.no_grad()
+    def loss(self, model: nn.Module) -> float:
+        """Mean cross entropy in nats per byte; the model is in evaluation mode."""
         device = next(model.parameters()).device
         state, total = None, torch.zeros((), dtype=torch.float64)
-        for step in range(self.eval_segments):
-            x, y, _ = self.heldout.segment(step)
-            segment = Segment(x.to(device), y.to(device), fresh=step == 0)
-            loss, state = self.loss(model, segment, state)
-            total += loss.double().cpu()
-        return self.numbers(total.item() / self.eval_segments)
+        for x_LB, y_LB, _ in self.segments:
+            logits_LBV, state = model(x_LB.to(device), state)
+            nats = cross_entropy(
+                logits_LBV.flatten(0, 1),
+                y_LB.flatten().to(device),
+                ignore_index=NOTHING,
+                reduction="sum",
+            )
+            total += nats.double().cpu()
+        return total.item() / self.count

@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,23 +27,29 @@ from torch import nn
 
 from torchsru.nn.state import detach
 from torchsru.train import environment
-from torchsru.train.checkpoint import (
+from torchsru.train.checkpoint import checkpoints, load_checkpoint, restore, save_checkpoint
+from torchsru.train.config import Training
+from torchsru.train.folder import (
+    CHECKPOINTS,
+    RECIPE,
+    RESULT,
     RunError,
-    load_checkpoint,
-    restore,
-    save_checkpoint,
+    check_free,
+    hold,
+    naming,
+    read_json,
     write_file,
 )
-from torchsru.train.config import Training
 from torchsru.train.interrupt import Interrupt
 from torchsru.train.log import Log
 from torchsru.train.progress import Live
 from torchsru.train.schedule import budget_used, is_due, learning_rate
 from torchsru.train.task import Task
 
-CHECKPOINTS = "checkpoints"
-RECIPE = "recipe.json"
-RESULT = "result.json"
+ADVICE = (
+    "Try --resume with a lower --training.lr, a smaller --training.clip, "
+    "--training.precision float32, or --training.skip_nonfinite 3 to leave out such steps"
+)
 
 
 class Interrupted(Exception):
@@ -50,7 +57,7 @@ class Interrupted(Exception):
 
 
 class NotFinite(RuntimeError):
-    """The loss or its gradient is not a finite number; the state before that step is saved."""
+    """The loss, its gradient or the weights are not finite; the message says what is saved."""
 
 
 @dataclass
@@ -60,12 +67,25 @@ class Position:
     step: int = 0
     units: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
     # Since the last row of the log:
     row_steps: int = 0
+    row_skipped: int = 0
     row_seconds: float = 0.0
     row_units: int = 0
     row_loss: float = 0.0
     row_norm: float = 0.0
+
+
+def read_position(saved: Any, folder: Path) -> Position:
+    """The position in a checkpoint's facts. Raises RunError if it is none of this version."""
+    expected = asdict(Position())
+    if not isinstance(saved, dict) or {k: type(v) for k, v in saved.items()} != {
+        k: type(v) for k, v in expected.items()
+    }:
+        raise RunError(f"{folder}: found position {saved!r}, expected the fields of {expected}")
+    return Position(**saved)
 
 
 def make_fabric(training: Training) -> Fabric:
@@ -95,14 +115,16 @@ def fit(
     """Train until the budget is used; write log, checkpoints and result below `folder`.
 
     Args:
-        folder: the run's own; created here, once all that can be wrong with a start is checked.
+        folder: the run's own; created here, held against other processes until the end.
         task: batches, loss and evaluation.
         make_model: called once, after seeding.
-        about: JSON-ready, "name" among it; written to RUN/recipe.json.
+        about: JSON-ready, "name" among it; written to RUN/recipe.json, once. A resumption is added
+            to the list "resumed" in it, with the step and the `about` it went on with.
         resume: go on from the newest checkpoint, if there is one.
 
     Returns: the result, as written to RUN/result.json.
-    Raises: Interrupted after SIGINT or SIGTERM; NotFinite; RunError if the checkpoint does not fit.
+    Raises: Interrupted after SIGINT or SIGTERM; NotFinite; RunError if the folder is not free, in
+        use or can't be written, or if the checkpoint is damaged or does not fit.
     """
     fabric = make_fabric(training)
     fabric.launch()
@@ -120,33 +142,54 @@ def fit(
     parts = training.accumulate
     states: list[Any] = [None] * parts
     at = Position()
-    if resume and (saved := load_checkpoint(folder / CHECKPOINTS)):
-        if saved.facts["content"] != task.content:
-            raise RunError(f"{folder} was trained on other data than what is there now")
-        if len(saved.state) != parts:
-            raise RunError(f"accumulate was {len(saved.state)} in {folder}, got {parts}")
-        restore(saved, raw_model, raw_optimizer)
-        states, at = fabric.to_device(saved.state), Position(**saved.facts["position"])
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / RECIPE, json.dumps(about, indent=1) + "\n")
-
-    def save() -> None:
-        facts = {"step": at.step, "content": task.content, "position": asdict(at)}
-        save_checkpoint(
-            folder / CHECKPOINTS,
-            model=raw_model,
-            optimizer=raw_optimizer,
-            state=states,
-            facts=facts,
-        )
-
     found: dict[str, float] = {}
     model.train()
-    with (
-        Log(folder, at.step) as log,
-        Live(about["name"], task.unit) as live,
-        Interrupt() as interrupt,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(hold(folder))
+        if not resume:
+            check_free(folder)
+        elif saved := load_checkpoint(folder / CHECKPOINTS):
+            at = read_position(saved.facts.get("position"), folder)
+            if saved.facts.get("content") != task.content:
+                raise RunError(f"{folder} was trained on other data than what is there now")
+            if not isinstance(saved.state, list) or len(saved.state) != parts:
+                was = len(saved.state) if isinstance(saved.state, list) else saved.state
+                raise RunError(f"accumulate was {was} in {folder}, got {parts}")
+            restore(saved, raw_model, raw_optimizer)
+            states = fabric.to_device(saved.state)
+        elif (folder / RESULT).exists():
+            raise RunError(f"{folder} holds a {RESULT} but no checkpoint: found none to go on from")
+        if (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1:
+            return read_json(folder / RESULT)
+        keep_record(folder, about, at.step)
+        log = stack.enter_context(Log(folder, at.step))
+        live = stack.enter_context(Live(about["name"], task.unit))
+        interrupt = stack.enter_context(Interrupt())
+
+        def save(keep_older: bool = False) -> None:
+            if not all(p.isfinite().all() for p in raw_model.parameters()):
+                raise NotFinite(
+                    f"step {at.step:,}: the weights are not finite any more, at learning rate "
+                    f"{learning_rate(training, used):.3g}; they are not saved, "
+                    f"{newest(folder)}. {ADVICE}"
+                )
+            facts = {"step": at.step, "content": task.content, "position": asdict(at)}
+            try:
+                log.sync()
+                save_checkpoint(
+                    folder / CHECKPOINTS,
+                    model=raw_model,
+                    optimizer=raw_optimizer,
+                    state=states,
+                    facts=facts,
+                    keep_older=keep_older,
+                )
+            except RunError as error:
+                raise RunError(
+                    f"step {at.step:,} can't be saved: {error}; {newest(folder)}: --resume goes on "
+                    "from there"
+                ) from error
+
         while (used := budget_used(training, at.step, at.seconds)) < 1:
             started = time.perf_counter()
             lr = learning_rate(training, used)
@@ -162,53 +205,88 @@ def fit(
                 new_states.append(state)
                 loss += part_loss.item() / parts
             norm = clip(fabric, model, optimizer, training.clip)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                save()
+            finite = math.isfinite(loss) and math.isfinite(norm)
+            if finite:
+                optimizer.step()
+                states = new_states
+                at.skipped_in_a_row = 0
+            elif at.skipped_in_a_row < training.skip_nonfinite:
+                states = [None] * parts
+                at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
+            else:
+                save(keep_older=True)
                 raise NotFinite(
-                    f"step {at.step + 1}: loss {loss}, gradient norm {norm}, at learning rate "
-                    f"{lr:.3g}; the weights before this step are saved. Try a lower "
-                    f"--training.lr, a smaller --training.clip or --training.precision float32"
+                    f"step {at.step + 1:,}: loss {loss}, gradient norm {norm}, at learning rate "
+                    f"{lr:.3g}, after {at.skipped_in_a_row} skipped in a row; the state before "
+                    f"this step is saved, older checkpoints are kept. {ADVICE}"
                 )
-            optimizer.step()
             optimizer.zero_grad()
-            states = new_states
             took = time.perf_counter() - started
 
             units = task.units(batch)
             at.step, at.units, at.seconds = at.step + 1, at.units + units, at.seconds + took
             at.row_steps, at.row_units = at.row_steps + 1, at.row_units + units
-            at.row_seconds, at.row_loss = at.row_seconds + took, at.row_loss + loss
-            at.row_norm += norm
+            at.row_seconds += took
+            if finite:
+                at.row_loss, at.row_norm = at.row_loss + loss, at.row_norm + norm
+            else:
+                at.row_skipped += 1
             now_used = budget_used(training, at.step, at.seconds)
             left = at.seconds * (1 - now_used) / now_used
-            live.update(at.step, now_used, left, units / took, task.numbers(loss))
+            live.update(at.step, now_used, left, units / took, task.numbers(loss) if finite else {})
             if at.step % training.log_every == 0 or now_used == 1:
                 log.write("train", at.step, at.seconds, row_of(at, task, lr))
-                at.row_steps = at.row_units = 0
+                at.row_steps = at.row_units = at.row_skipped = 0
                 at.row_seconds = at.row_loss = at.row_norm = 0.0
             if is_due(training.evaluations, used, now_used) or now_used == 1:
                 found, eval_seconds = evaluate(task, model)
                 log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
                 live.evaluated(at.step, at.seconds, found)
             stop = interrupt.asked  # read once: a signal may come between the two lines
-            if stop or is_due(training.checkpoints, used, now_used) or now_used == 1:
+            if stop or is_due(training.checkpoints, used, now_used):
                 save()
             if stop and now_used < 1:
                 raise Interrupted(f"stopped at step {at.step:,} and saved")
 
-    result = {
-        **(found or evaluate(task, model)[0]),
-        "parameters": sum(p.numel() for p in raw_model.parameters()),
-        "steps": at.step,
-        "seconds": at.seconds,
-        f"{task.unit}s": at.units,
-        f"{task.unit}s_per_second": at.units / at.seconds,
-        "precision": fabric._precision.precision,
-        "device": str(fabric.device),
-        "environment": environment.describe(),
-    }
-    write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
+        save()
+        result = {
+            **(found or evaluate(task, model)[0]),
+            "parameters": sum(p.numel() for p in raw_model.parameters()),
+            "steps": at.step,
+            "skipped_steps": at.skipped,
+            "seconds": at.seconds,
+            f"{task.unit}s": at.units,
+            f"{task.unit}s_per_second": at.units / at.seconds,
+            "precision": fabric._precision.precision,
+            "device": str(fabric.device),
+            "environment": environment.describe(),
+        }
+        write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def keep_record(folder: Path, about: dict[str, Any], step: int) -> None:
+    """Write RUN/recipe.json, or add to it that the run goes on from `step` with this `about`.
+
+    The result of a run that goes on is no result any more: it moves into the record.
+    """
+    file, result = folder / RECIPE, folder / RESULT
+    if file.exists():
+        record = read_json(file)
+        entry = {"step": step, **about}
+        if result.exists():
+            entry["result_before"] = read_json(result)
+        record["resumed"] = [*record.get("resumed", []), entry]
+        about = record
+    write_file(file, json.dumps(about, indent=1) + "\n")
+    with naming(result):
+        result.unlink(missing_ok=True)
+
+
+def newest(folder: Path) -> str:
+    """What is saved, in words."""
+    saved = checkpoints(folder / CHECKPOINTS)
+    return f"{saved[-1].name} is the newest checkpoint" if saved else "there is no checkpoint yet"
 
 
 def parameter_groups(model: nn.Module, embedding_lr: float) -> list[dict[str, Any]]:
@@ -232,11 +310,13 @@ def clip(fabric: Fabric, model: Any, optimizer: Any, largest: float | None) -> f
 
 
 def row_of(at: Position, task: Task, lr: float) -> dict[str, float]:
-    """Means since the last row of the log."""
+    """Means since the last row of the log, over the steps that were not skipped."""
+    good = at.row_steps - at.row_skipped
+    means = {**task.numbers(at.row_loss / good), "grad_norm": at.row_norm / good} if good else {}
     return {
-        **task.numbers(at.row_loss / at.row_steps),
+        **means,
         "lr": lr,
-        "grad_norm": at.row_norm / at.row_steps,
+        "skipped": at.row_skipped,
         f"{task.unit}s_per_second": at.row_units / at.row_seconds,
     }
 

@@ -16,7 +16,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import OVERLOADS, register
+from torchsru.ops._library import OVERLOADS, overload_for, register
 from torchsru.ops.scan import pytorch
 from torchsru.ops.scan.reference import linear_reference
 
@@ -69,7 +69,7 @@ def linear_recurrence(
     arguments = (a, b, c0, mask, cu_seqlens, num_directions)
     if choose(backend, a) == "reference":
         return _reference(*arguments)
-    overload = "torch" if backend == "torch" else "default"
+    overload = overload_for(backend)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (a, b, c0)):
         train = _TRACED if torch.compiler.is_compiling() else _EAGER
         return train[overload](*arguments)

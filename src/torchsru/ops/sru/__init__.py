@@ -18,7 +18,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import OVERLOADS, register
+from torchsru.ops._library import OVERLOADS, overload_for, register
 from torchsru.ops.sru import pytorch
 from torchsru.ops.sru.reference import sru_reference
 
@@ -94,6 +94,29 @@ def sru_recurrence(
         RuntimeError: if the named backend cannot run, or if the values of cu_seqlens do not rise
             from 0 to L (they are read inside the op).
     """
+    arguments = _check(
+        u, x, v, b, c0, mask, cu_seqlens, out_mask,
+        num_directions, activation, contractive, alpha,
+    )  # fmt: skip
+    if choose(backend, u) == "reference":
+        return _reference(*arguments)
+    overload = overload_for(backend)
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (u, x, v, b, c0, out_mask)
+    ):
+        train = _TRACED if torch.compiler.is_compiling() else _EAGER
+        h, c_last, _ = train[overload](*arguments)
+        return h, c_last
+    return _FORWARD[overload](*arguments)
+
+
+def _check(
+    u, x, v, b, c0, mask, cu_seqlens, out_mask, num_directions, activation, contractive, alpha
+):
+    """Check the arguments of `sru_recurrence`; return those of the ops, states and weights widened.
+
+    Raises: TypeError or ValueError.
+    """
     check_input("u", u, "L, B, k, D")
     L, B, k, D = u.shape
     device, dtype = u.device, u.dtype
@@ -132,20 +155,10 @@ def sru_recurrence(
     if not -math.inf < alpha < math.inf:
         raise ValueError(f"alpha must be finite, got {alpha}")
 
-    arguments = (
+    return (
         u, x, v, b, c0, mask, cu_seqlens, out_mask,
         num_directions, activation == "tanh", contractive, alpha,
     )  # fmt: skip
-    if choose(backend, u) == "reference":
-        return _reference(*arguments)
-    overload = "torch" if backend == "torch" else "default"
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (u, x, v, b, c0, out_mask)
-    ):
-        train = _TRACED if torch.compiler.is_compiling() else _EAGER
-        h, c_last, _ = train[overload](*arguments)
-        return h, c_last
-    return _FORWARD[overload](*arguments)
 
 
 # -- registration ---------------------------------------------------------------------------------
