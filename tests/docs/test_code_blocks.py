@@ -71,7 +71,14 @@ def test_blocks_run(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/index.md", "docs/compat.md", "docs/ops/sru.md", "docs/nn/sru.md"],
+    [
+        "README.md",
+        "docs/index.md",
+        "docs/compat.md",
+        "docs/ops/sru.md",
+        "docs/nn/sru.md",
+        "docs/recurrences.md",
+    ],
 )
 def test_pages_with_examples_have_blocks(page):
     blocks = python_blocks((ROOT / page).read_text(encoding="utf-8"))

@@ -1,7 +1,10 @@
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 
 from torchsru.models import LanguageModel, LanguageModelConfig
+from torchsru.nn import RNNS
 from torchsru.nn.state import reorder, reset
 
 CONFIGS = {
@@ -9,8 +12,7 @@ CONFIGS = {
     "sru-projected": LanguageModelConfig(
         rnn="sru", width=12, layers=2, projection=5, layer_norm="pre", highway_bias=-1.0
     ),
-    "lstm": LanguageModelConfig(rnn="lstm", width=12, layers=2),
-    "gru": LanguageModelConfig(rnn="gru", width=12, layers=2),
+    **{kind: LanguageModelConfig(rnn=kind, width=12, layers=2) for kind in RNNS if kind != "sru"},
 }
 
 
@@ -120,3 +122,21 @@ def test_impossible_values_are_refused_by_name(field, value):
 def test_options_of_sru_are_refused_for_others():
     with pytest.raises(ValueError, match="projection needs rnn='sru', got 8 with 'lstm'"):
         LanguageModelConfig(rnn="lstm", projection=8)
+
+
+def test_every_kind_is_offered():
+    assert set(get_args(get_type_hints(LanguageModelConfig)["rnn"])) == set(RNNS)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_weights_keep_pytorchs_names(kind):
+    """And their number: python-bytes-lstm is as large as it was with nn.LSTM itself."""
+    plain = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[kind](12, 12, 2).state_dict()
+    got = make_model(kind).rnn.state_dict()
+    assert {k: t.shape for k, t in got.items()} == {k: t.shape for k, t in plain.items()}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RNNS if kind != "sru"])
+def test_dropout_reaches_the_layers(kind):
+    model = LanguageModel(LanguageModelConfig(rnn=kind, width=12, layers=2, dropout=0.5))
+    assert model.rnn.dropout == 0.5

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from torchsru.nn.sru import SRU
+from torchsru.nn import RNNS
 
 VOCABULARY = 256
 START = 0  # the byte before a text; corpora put it between files
@@ -24,8 +24,8 @@ START = 0  # the byte before a text; corpora put it between files
 class LanguageModelConfig:
     """Shape of a byte language model."""
 
-    rnn: Literal["sru", "lstm", "gru"] = "sru"
-    """Kind of recurrent layer."""
+    rnn: Literal["sru", "lstm", "gru", "qrnn", "ssru", "mingru", "kernelnn"] = "sru"
+    """Kind of recurrent layer; see torchsru.nn.RNNS."""
     width: int = 512
     """D, channels of the embedding and of each layer."""
     layers: int = 4
@@ -46,8 +46,8 @@ class LanguageModelConfig:
     """SRU: dropout on the transform's input, one mask for all time steps."""
 
     def __post_init__(self) -> None:
-        if self.rnn not in ("sru", "lstm", "gru"):
-            raise ValueError(f"rnn must be 'sru', 'lstm' or 'gru', got {self.rnn!r}")
+        if self.rnn not in tuple(RNNS):
+            raise ValueError(f"rnn must be one of {', '.join(RNNS)}, got {self.rnn!r}")
         for name, least in (("width", 1), ("layers", 1), ("projection", 0)):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -74,17 +74,11 @@ SRU_ONLY = (
 def build_rnn(config: LanguageModelConfig) -> nn.Module:
     """Stacked layers D -> D, called as `out [L, B, D], state = rnn(x [L, B, D], state or None)`."""
     c = config
-    between = c.dropout if c.layers > 1 else 0.0  # nn.LSTM warns where there is no between
+    options: dict[str, Any] = {"dropout": c.dropout}
     if c.rnn == "sru":
-        return SRU(
-            c.width,
-            c.width,
-            c.layers,
-            dropout=between,
-            **{name: getattr(c, name) for name in SRU_ONLY if name != "projection"},
-            projection_size=c.projection,
-        )
-    return {"lstm": nn.LSTM, "gru": nn.GRU}[c.rnn](c.width, c.width, c.layers, dropout=between)
+        options |= {name: getattr(c, name) for name in SRU_ONLY if name != "projection"}
+        options["projection_size"] = c.projection
+    return RNNS[c.rnn](c.width, c.width, c.layers, **options)
 
 
 class LanguageModel(nn.Module):

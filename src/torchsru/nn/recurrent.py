@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_map_only
+
+from torchsru.ops._checks import check_sequences
 
 
 class Recurrent(nn.Module):
@@ -80,12 +83,12 @@ class Recurrent(nn.Module):
         elif self.batch_first:
             x = x.transpose(0, 1)
             mask = None if mask is None else mask.t()
-        if cu_seqlens is not None and x.shape[1] != 1:
-            raise ValueError(f"x must have one batch row beside cu_seqlens, got B = {x.shape[1]}")
+        if mask is not None or cu_seqlens is not None:
+            check_sequences(mask, cu_seqlens, x.shape[0], x.shape[1], "x", x.device)
         if state is not None:
             self._check_state(state, rows)
             if rows is None:
-                state = _map(lambda leaf: leaf.unsqueeze(1), state)
+                state = map_tensors(lambda leaf: leaf.unsqueeze(1), state)
 
         h, state = self._run(x, state, mask, cu_seqlens)
 
@@ -94,7 +97,7 @@ class Recurrent(nn.Module):
         elif self.batch_first:
             h = h.transpose(0, 1)
         if rows is None:
-            state = _map(lambda leaf: leaf.squeeze(1), state)
+            state = map_tensors(lambda leaf: leaf.squeeze(1), state)
         return h, state
 
     def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -130,14 +133,8 @@ class Recurrent(nn.Module):
 
     def _forward_packed(self, packed, state, mask, cu_seqlens):
         """A PackedSequence as a padded batch; rows in the caller's order, as in `nn.LSTM`."""
-        if mask is not None or cu_seqlens is not None:
-            raise ValueError("mask and cu_seqlens must be None beside a PackedSequence")
+        self._check_packed(packed, mask, cu_seqlens)
         x, lengths = pad_packed_sequence(packed)  # rows in the caller's order
-        if x.dim() != 3 or x.shape[2] != self.input_size:
-            raise ValueError(
-                f"x must be a PackedSequence of [L, input_size] with input_size = "
-                f"{self.input_size}, got data of shape {list(packed.data.shape)}"
-            )
         padding = torch.arange(x.shape[0])[:, None] >= lengths
         if state is not None:
             self._check_state(state, x.shape[1])
@@ -149,6 +146,17 @@ class Recurrent(nn.Module):
         data = pack_padded_sequence(h, lengths).data
         out = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
         return out, state
+
+    def _check_packed(
+        self, packed: PackedSequence, mask: Tensor | None, cu_seqlens: Tensor | None
+    ) -> None:
+        if mask is not None or cu_seqlens is not None:
+            raise ValueError("mask and cu_seqlens must be None beside a PackedSequence")
+        if packed.data.dim() != 2 or packed.data.shape[1] != self.input_size:
+            raise ValueError(
+                f"x must be a PackedSequence of [L, input_size] with input_size = "
+                f"{self.input_size}, got data of shape {list(packed.data.shape)}"
+            )
 
     def _wrong_x(self, x: Tensor) -> str:
         batched = "B, L, input_size" if self.batch_first else "L, B, input_size"
@@ -168,7 +176,8 @@ class Recurrent(nn.Module):
             )
 
 
-def _map(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+def map_tensors(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """fn of each tensor of a state."""
     return fn(state) if isinstance(state, Tensor) else tree_map_only(Tensor, fn, state)
 
 
@@ -181,8 +190,35 @@ def count_documents(cu_seqlens: Tensor) -> int:
     return cu_seqlens.shape[0] - 1
 
 
+def drop_over_time(x: Tensor, p: float, cu_seqlens: Tensor | None) -> Tensor:
+    """Dropout of x [L, B, F] with one mask per sequence, shared over time."""
+    rows = count_rows(x, cu_seqlens)
+    if cu_seqlens is None:
+        return x * F.dropout(x.new_ones(rows, x.shape[2]), p)
+    # one more row for steps past the last bound, which the op refuses
+    mask_RF = F.dropout(x.new_ones(rows + 1, x.shape[2]), p)
+    step = torch.arange(x.shape[0], device=x.device)
+    document = torch.bucketize(step, cu_seqlens[1:], right=True)
+    return x * mask_RF[document][:, None]
+
+
+def count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """R, the number of states: batch rows or documents."""
+    return x.shape[1] if cu_seqlens is None else count_documents(cu_seqlens)
+
+
+def wrong_type(x: Tensor, worker: nn.Module) -> str | None:
+    """What is wrong with x's type or device, if that is why the worker refused it."""
+    p = next(worker.parameters(), x)
+    if x.dtype != p.dtype and not torch.is_autocast_enabled(x.device.type):
+        return f"x must be {p.dtype} like the parameters, got {x.dtype}"
+    if x.device != p.device:
+        return f"x must be on {p.device} like the parameters, got {x.device}"
+    return None
+
+
 def check_state_tensor(
-    name: str, t: Tensor, sizes: tuple[int, int], letters: str, rows: int | None, like: Tensor
+    name: str, t: Tensor, sizes: tuple[int, ...], letters: str, rows: int | None, like: Tensor
 ) -> None:
     """Check one tensor of a state.
 
@@ -192,10 +228,10 @@ def check_state_tensor(
         rows: batch rows or documents, at dim 1; None: no such dim.
         like: tensor of the module's that has the type and device of its states.
     """
-    shape: tuple[int, ...] = sizes if rows is None else (sizes[0], rows, sizes[1])
+    shape = sizes if rows is None else (sizes[0], rows, *sizes[1:])
     if t.shape != shape:
         if rows is not None:
-            letters = letters.replace(", ", ", batch, ")
+            letters = letters.replace(", ", ", batch, ", 1)
         raise ValueError(f"{name} must be [{letters}] = {list(shape)}, got {list(t.shape)}")
     if t.dtype != like.dtype and torch.promote_types(t.dtype, like.dtype) != like.dtype:
         raise ValueError(f"{name} must be {like.dtype}, or narrower, got {t.dtype}")

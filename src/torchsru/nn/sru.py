@@ -17,8 +17,10 @@ from torchsru.nn.recurrent import (
     check_positive,
     check_probabilities,
     check_state_tensor,
-    count_documents,
+    count_rows,
     describe,
+    drop_over_time,
+    wrong_type,
 )
 from torchsru.ops import sru_recurrence
 from torchsru.ops.sru import ACTIVATIONS
@@ -165,9 +167,9 @@ class SRUCell(Recurrent):
         if self.layer_norm == "pre":
             inner = self.norm(inner)
         if self.training and self.input_dropout:
-            inner = _drop(inner, self.input_dropout, cu_seqlens)
+            inner = drop_over_time(inner, self.input_dropout, cu_seqlens)
         if self.training and self.state_dropout:
-            ones = self.bias.new_ones(_count_rows(x, cu_seqlens), self.output_size)
+            ones = self.bias.new_ones(count_rows(x, cu_seqlens), self.output_size)
             out_mask = F.dropout(ones, self.state_dropout)
         transform, v = self.transform, self.weight_c
         options = {
@@ -186,7 +188,7 @@ class SRUCell(Recurrent):
         try:
             u = transform(inner)
         except RuntimeError as error:
-            if reason := _wrong_type(x, transform):
+            if reason := wrong_type(x, transform):
                 raise ValueError(reason) from error
             raise
         if isinstance(u, tuple):
@@ -366,7 +368,7 @@ class SRU(Recurrent):
         states = []
         for i, layer in enumerate(self.layers):
             if i and self.training and self.dropout:
-                x = _drop(x, self.dropout, cu_seqlens)
+                x = drop_over_time(x, self.dropout, cu_seqlens)
             state_i = None if state is None else state[i * n : (i + 1) * n]
             x, state_i = layer(x, state_i, **given)
             states.append(state_i)
@@ -390,23 +392,6 @@ class SRU(Recurrent):
         )
 
 
-def _drop(x: Tensor, p: float, cu_seqlens: Tensor | None) -> Tensor:
-    """Dropout of x [L, B, F] with one mask per sequence, shared over time."""
-    rows = _count_rows(x, cu_seqlens)
-    if cu_seqlens is None:
-        return x * F.dropout(x.new_ones(rows, x.shape[2]), p)
-    # one more row for steps past the last bound, which the op refuses
-    mask_RF = F.dropout(x.new_ones(rows + 1, x.shape[2]), p)
-    step = torch.arange(x.shape[0], device=x.device)
-    document = torch.bucketize(step, cu_seqlens[1:], right=True)
-    return x * mask_RF[document][:, None]
-
-
-def _count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
-    """R, the number of states: batch rows or documents."""
-    return x.shape[1] if cu_seqlens is None else count_documents(cu_seqlens)
-
-
 def _is_plain_linear(transform: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling the module is F.linear and nothing else, so that the call can be saved."""
     return (
@@ -418,16 +403,6 @@ def _is_plain_linear(transform: nn.Module) -> TypeGuard[nn.Linear]:
         and "forward" not in transform.__dict__
         and not torch.nn.modules.module._has_any_global_hook()
     )
-
-
-def _wrong_type(x: Tensor, transform: nn.Module) -> str | None:
-    """What is wrong with x's type or device, if that is why the transform refused it."""
-    p = next(transform.parameters(), x)
-    if x.dtype != p.dtype and not torch.is_autocast_enabled(x.device.type):
-        return f"x must be {p.dtype} like the parameters, got {x.dtype}"
-    if x.device != p.device:
-        return f"x must be on {p.device} like the parameters, got {x.device}"
-    return None
 
 
 def _check_state(rnn: Recurrent, state: Tensor, rows: int | None, like: Tensor) -> None:
