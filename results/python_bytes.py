@@ -3,7 +3,7 @@
     python results/python_bytes.py run     append a row a step to results/python-bytes.jsonl
     python results/python_bytes.py table   draw the newest rows into docs/training.md
 
-Run it on a quiet machine with torchsru[train] installed; about 25 minutes.
+Run it on a quiet machine with torchsru[train] installed; about 20 minutes.
 """
 
 import json
@@ -45,8 +45,6 @@ STEPS = {  # what it is: recipe, options, environment
         "--training.embedding_lr=1",
         {},
     ),
-    "nn.LSTM, 128 steps a segment": ("python-bytes-lstm", "--data.unroll=128", {}),
-    "nn.LSTM, two layers": ("python-bytes-lstm", "--model.layers=2 --model.width=224", {}),
 }
 
 

@@ -23,7 +23,7 @@ def python_bytes_lstm() -> LanguageModelRecipe:
     return replace(
         sru,
         model=replace(sru.model, rnn="lstm", width=308, layers=1),
-        training=replace(sru.training, lr=7e-3),
+        training=replace(sru.training, lr=3.5e-3),
     )
 
 
