@@ -224,3 +224,17 @@ def zeros(*shape):
 def test_bad_states_of_window_two(state, kind, message):
     with pytest.raises(kind, match=message):
         QRNN(I, D, 2, window=2)(torch.zeros(L, B, I), state)
+
+
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_hook_on_the_transform_is_called(bidirectional, window):
+    rnn = QRNN(I, D, window=window, bidirectional=bidirectional, dtype=torch.float64)
+    x = torch.randn(L, B, I, dtype=torch.float64)
+    rnn.layers[0].transform.register_forward_hook(lambda module, inputs, out: 2 * out)
+    hooked = rnn(x)
+    rnn.layers[0].transform._forward_hooks.clear()
+    with torch.no_grad():
+        for p in rnn.parameters():
+            p *= 2
+    torch.testing.assert_close(hooked, rnn(x))

@@ -135,6 +135,12 @@ def test_padding_and_documents_get_the_gradients_of_sequences_alone(name):
     close(gradients(rnn(text, cu_seqlens=bounds)[0]), gradients(*documents))
 
 
+@each
+def test_bounds_may_be_int32(name):
+    rnn, text, bounds = make(name), draw(9, I), make_bounds(9)
+    close(rnn(text, cu_seqlens=bounds.int()), rnn(text, cu_seqlens=bounds))
+
+
 # ---- states --------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,15 @@ def test_mask_equals_packed_sequence():
     close((h, c), (pad_packed_sequence(packed)[0], c_packed))
 
 
+def test_post_norm_leaves_padding_at_zero():
+    sru = SRU(I, D, 2, layer_norm="post")
+    for layer in sru.layers:
+        nn.init.constant_(layer.norm.bias, 1)
+    mask = torch.rand(L, B) < 0.4
+    h, _ = sru(torch.randn(L, B, I), mask=mask)
+    assert not h[mask].any() and h[~mask].all()
+
+
 # ---- one step at a time --------------------------------------------------------------------------
 
 
@@ -573,6 +582,9 @@ BAD_CALLS = {
     "device": (
         (zeros(*GOOD, device="meta"),), {},
         ValueError, r"must be on (cpu|meta) like",
+    ),
+    "no tensor": (
+        ([[1.0]],), {}, TypeError, r"x must be a tensor or a PackedSequence, got list",
     ),
     "state rows": (
         (zeros(*GOOD), zeros(2, B + 1, D)), {},

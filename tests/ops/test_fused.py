@@ -7,6 +7,7 @@ from torch.autograd import forward_ad
 
 import torchsru.nn.sru as layers
 from torchsru import SRU, SRUCell
+from torchsru.ops.sru import fused
 
 L, B, D = 7, 3, 6
 OPTIONS = [
@@ -35,6 +36,15 @@ def calls(monkeypatch):
     return seen
 
 
+@pytest.fixture(params=["default", "torch"])
+def overload(request, monkeypatch):
+    """The compiled ops, and those that serve without them and on other devices."""
+    ops = torch.ops.torchsru
+    monkeypatch.setattr(fused, "_forward", getattr(ops.sru_forward, request.param))
+    monkeypatch.setattr(fused, "_forward_train", getattr(ops.sru_forward_train, request.param))
+    monkeypatch.setattr(fused, "_backward", getattr(ops.sru_backward, request.param))
+
+
 def pair(dtype=torch.float64, **options):
     """A layer, and the same one with a hook on its transform, so that it takes two calls."""
     options = {"input_size": D, "hidden_size": D, "dtype": dtype} | options
@@ -59,13 +69,13 @@ def results(cell, x, state, seeds, wrt, **kwargs):
 
 @pytest.mark.parametrize("kind", ["rows", "mask", "documents"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_one_call_is_two(options, kind, calls):
+def test_one_call_is_two(options, kind, calls, overload):
     one, two = pair(**options)
     rows, states = (1, 3) if kind == "documents" else (B, B)
     x = torch.randn(L, rows, one.input_size, dtype=torch.float64, requires_grad=True)
     state = torch.randn(one.num_directions, states, D, dtype=torch.float64, requires_grad=True)
-    seeds = [
-        torch.randn(L, rows, one.output_size, dtype=torch.float64),
+    seeds = [  # the first as batch_first leaves it: rows outermost
+        torch.randn(rows, L, one.output_size, dtype=torch.float64).transpose(0, 1),
         torch.randn_like(state),
     ]
     given = sequences(kind)
@@ -139,11 +149,29 @@ def test_an_input_changed_in_place_is_refused():
         h.sum().backward()
 
 
-def test_a_narrower_state_is_widened(calls):
+def test_a_narrower_state_is_widened():
     one, two = pair()
     x, state = torch.randn(L, B, D, dtype=torch.float64), torch.randn(1, B, D)
-    torch.testing.assert_close(one(x, state), two(x, state))
-    assert calls == [1]
+    torch.testing.assert_close(one(x, state), two(x, state.double()))
+
+
+def test_weights_in_a_narrower_type_are_widened():
+    """As load_state_dict(assign=True) and functional_call can leave them."""
+    one, _ = pair(torch.float32)
+    narrow = {name: p.detach().bfloat16() for name, p in one.named_parameters()}
+    x = torch.randn(L, B, D, dtype=torch.bfloat16)
+    h, c = torch.func.functional_call(one, narrow, (x,))
+    wide = {name: p.float() for name, p in narrow.items()}
+    expected, _ = torch.func.functional_call(one, wide, (x.float(),))
+    assert (h.dtype, c.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(h.float(), expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("rows", [-1, D, 3 * D])
+def test_a_transform_of_another_size_is_refused(rows):
+    sru = SRU(D, D, transform=lambda i, o: nn.Linear(i, o + rows, bias=False))
+    with pytest.raises(ValueError, match=r"transform must map \[L, B, 6\] to \[L, B, 18\]"):
+        sru(torch.randn(L, B, D))
 
 
 class Half(nn.Linear):

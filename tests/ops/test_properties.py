@@ -269,6 +269,8 @@ class LayerCase:
                 alpha=cell.alpha,
             )
             x = normalised(h) if norm == "post" else h
+            if mask is not None:
+                x = x.masked_fill(mask[:, :, None], 0)
             states += c.chunk(n, dim=-1)
         return (x.transpose(0, 1) if options.get("batch_first") else x), torch.stack(states)
 

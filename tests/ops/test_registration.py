@@ -319,9 +319,9 @@ v, b = torch.randn(2, 4), torch.randn(2, 4)
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     for _ in range(2):
+        out = SRU(4, 4)(x)
         h = sru_recurrence(u, x, v, b)
         c = linear_recurrence(a, x)
-        out = SRU(4, 4)(x)
 assert [str(w.message) for w in seen if "torchsru" in str(w.message)] == [
     f"torchsru runs on the slow pure-PyTorch path on this CPU: {reason}. "
     "`torchsru doctor` says more."], [str(w.message) for w in seen]

@@ -161,6 +161,19 @@ def test_forward_mode_is_the_references():
         torch.func.jvp(lambda x: sru_recurrence(t["u"], x, backend="torch"), (t["x"],), (t["x"],))
 
 
+def test_torch_func_goes_through_the_reference():
+    t = SruCase().tensors()
+
+    def loss(u):
+        return sru_recurrence(u, t["x"], t["v"], t["b"])[0].square().sum()
+
+    u = t["u"].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(u), u)
+    torch.testing.assert_close(torch.func.grad(loss)(t["u"]), expected)
+    with pytest.raises(RuntimeError, match=r"it does not serve torch\.func's transforms"):
+        torch.func.grad(lambda u: sru_recurrence(u, backend="torch")[0].sum())(t["u"])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("used", OUTPUTS)
 @pytest.mark.parametrize("case", FEW, ids=str)

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchsru.nn.recurrent import check_probabilities, check_state_tensor, wrong_type
+from torchsru.nn.recurrent import (
+    check_probabilities,
+    check_state_tensor,
+    is_plain_linear,
+    wrong_type,
+)
 from torchsru.nn.stack import Layer, Stack, previous, state_type, to_channels, to_directions
 from torchsru.ops import sru_recurrence
 
@@ -68,6 +73,8 @@ class QRNNLayer(Layer):
     def _transform_half(self, x, q):
         """The rows of one direction of two: x [L, B, 2 F] -> [L, B, k, d]."""
         linear = self.transform
+        if not is_plain_linear(linear):  # it may do more than its weight says
+            return self._transform(x).unflatten(-1, (2, -1))[..., q, :]
         weight, bias = (
             p.unflatten(0, (self.matrices, 2, -1))[:, q] for p in (linear.weight, linear.bias)
         )

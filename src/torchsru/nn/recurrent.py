@@ -9,7 +9,7 @@ State     a pytree whose tensors have the batch at dim 1; torchsru.nn.state serv
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class Recurrent(nn.Module):
         """
         if isinstance(x, PackedSequence):
             return self._forward_packed(x, state, mask, cu_seqlens)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
         shape = x.shape
         rank = len(shape)
         if rank not in (2, 3) or shape[-1] != self.input_size:
@@ -205,6 +207,18 @@ def drop_over_time(x: Tensor, p: float, cu_seqlens: Tensor | None) -> Tensor:
 def count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
     """R, the number of states: batch rows or documents."""
     return x.shape[1] if cu_seqlens is None else count_documents(cu_seqlens)
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether calling the module is F.linear and nothing else, so that the call can be saved."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(module) is nn.Linear
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+        and "forward" not in module.__dict__
+        and not torch.nn.modules.module._has_any_global_hook()
+    )
 
 
 def wrong_type(x: Tensor, worker: nn.Module) -> str | None:

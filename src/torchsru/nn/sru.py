@@ -6,7 +6,6 @@ d hidden size per direction, D = d times directions, k matrices.
 
 import math
 from collections.abc import Callable
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torchsru.nn.recurrent import (
     count_rows,
     describe,
     drop_over_time,
+    is_plain_linear,
     wrong_type,
 )
 from torchsru.ops import sru_recurrence
@@ -182,9 +182,11 @@ class SRUCell(Recurrent):
             "alpha": self.alpha,
         }
         highway = self.highway and self.num_matrices == 3
-        if inner is x and _is_plain_linear(transform) and can_fuse(x, weight := transform.weight):
-            h, c = fused_layer(x, weight, v, self.bias, c0, highway, **options)
-            return self._shape(h, c)
+        if inner is x and is_plain_linear(transform) and transform._parameters["bias"] is None:
+            weight, b = transform.weight, self.bias
+            if can_fuse(x, weight, v, b, c0, self.num_matrices):
+                h, c = fused_layer(x, weight, v, b, c0, highway, **options)
+                return self._shape(h, c, mask)
         try:
             u = transform(inner)
         except RuntimeError as error:
@@ -197,12 +199,13 @@ class SRUCell(Recurrent):
             v = v_LB2D if v is None else v_LB2D + v
         u = self._split_matrices(u)
         h, c = sru_recurrence(u, x if highway else None, v, self.bias, c0, **options)
-        return self._shape(h, c)
+        return self._shape(h, c, mask)
 
-    def _shape(self, h, c):
-        """The output, normalised if it is to be; the state [R, D] -> [directions, R, d]."""
+    def _shape(self, h, c, mask):
+        """The output, normalised if it is to be, 0 at padding; the state [directions, R, d]."""
         if self.layer_norm == "post":
             h = self.norm(h)
+            h = h if mask is None else h.masked_fill(mask[:, :, None], 0)
         n = self.num_directions
         return h, c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
 
@@ -390,19 +393,6 @@ class SRU(Recurrent):
                 "dropout": (self.dropout, 0.0),
             },
         )
-
-
-def _is_plain_linear(transform: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether calling the module is F.linear and nothing else, so that the call can be saved."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(transform) is nn.Linear
-        and transform._parameters["bias"] is None
-        and not (transform._forward_hooks or transform._forward_pre_hooks)
-        and not (transform._backward_hooks or transform._backward_pre_hooks)
-        and "forward" not in transform.__dict__
-        and not torch.nn.modules.module._has_any_global_hook()
-    )
 
 
 def _check_state(rnn: Recurrent, state: Tensor, rows: int | None, like: Tensor) -> None:

@@ -2,22 +2,25 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from torchsru.ops._library import LOAD_ERROR, cpu_info, warn_if_not_compiled
 
 
-def _no_forward_mode() -> str | None:
+def _no_transforms() -> str | None:
     if forward_ad._current_level >= 0:  # autograd would take our ops for constants, in silence
         return "it has no forward-mode derivatives"
+    if torch._C._are_functorch_transforms_active():
+        return "it does not serve torch.func's transforms"
     return None
 
 
 #: name: why it cannot run a call on this tensor, or None; "auto" takes the first that can
 BACKENDS: dict[str, Callable[[Tensor], str | None]] = {
-    "cpu": lambda u: LOAD_ERROR or (_no_forward_mode() if u.is_cpu else "needs CPU tensors"),
-    "torch": lambda u: _no_forward_mode(),
+    "cpu": lambda u: LOAD_ERROR or (_no_transforms() if u.is_cpu else "needs CPU tensors"),
+    "torch": lambda u: _no_transforms(),
     "reference": lambda u: None,
 }
 
@@ -28,7 +31,7 @@ def choose(name: str, u: Tensor) -> str:
     Raises: ValueError if the name is unknown; RuntimeError if that backend cannot run the call.
     """
     if name == "auto":
-        if LOAD_ERROR is None and u.is_cpu and forward_ad._current_level < 0:
+        if LOAD_ERROR is None and u.is_cpu and _no_transforms() is None:
             return "cpu"  # what the lines below would find, sooner
         if LOAD_ERROR is not None and u.is_cpu:
             warn_if_not_compiled()

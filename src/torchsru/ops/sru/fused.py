@@ -8,31 +8,39 @@ Check      tests/ops/test_fused.py
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from torchsru.ops._backends import choose
+from torchsru.ops._dtypes import state_dtype
 from torchsru.ops._library import overload_for
-from torchsru.ops.sru import _DIFFERENTIABLE, _FORWARD, _NUM_TENSORS, _TRACED, _check
+from torchsru.ops.sru import _DIFFERENTIABLE, _FORWARD, _NUM_TENSORS, _TRACED
 
 _overload = overload_for("auto")
 _forward, _forward_train = _FORWARD[_overload], _TRACED[_overload]
 _backward = getattr(torch.ops.torchsru.sru_backward, _overload)
 
 
-def can_fuse(x: Tensor, weight: Tensor) -> bool:
-    """Whether `fused_layer` can take these: plain tensors in eager mode."""
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def can_fuse(
+    x: Tensor, weight: Tensor, v: Tensor | None, b: Tensor, c0: Tensor | None, k: int
+) -> bool:
+    """Whether `fused_layer` can take these: plain tensors in eager mode, nothing to be cast."""
+    S = state_dtype(x)
     return (
         type(x) in _PLAIN
         and type(weight) in _PLAIN
+        and weight.shape[0] == k * b.shape[1]
         and x.dtype == weight.dtype
         and x.device == weight.device
+        and b.dtype == S
+        and (v is None or v.dtype == S)
+        and (c0 is None or c0.dtype == S)
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(x.device.type)
-        and forward_ad._current_level < 0
+        and choose("auto", x) != "reference"
     )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def fused_layer(
@@ -51,7 +59,7 @@ def fused_layer(
     contractive: bool,
     alpha: float,
 ) -> tuple[Tensor, Tensor]:
-    """`sru_recurrence` on u = x W^T for a layer's own parameters, where `can_fuse(x, weight)`.
+    """`sru_recurrence` on u = x W^T, where `can_fuse` says so and the layer has checked the rest.
 
     Args:
         x: [L, B, I] input, and highway input if `highway`, for which I = D.
@@ -68,18 +76,10 @@ def fused_layer(
             u = F.linear(x, weight)
     else:
         u = F.linear(x, weight)
-    u, highway_x = u.view(L, B, weight.shape[0] // D, D), x if highway else None
-    if mask is None and cu_seqlens is None and (c0 is None or c0.dtype == b.dtype):
-        # all the rest was checked when the layer was made or called; the kernels guard memory
-        arguments = (
-            u, highway_x, v, b, c0, None, None, out_mask,
-            num_directions, activation == "tanh", contractive, alpha,
-        )  # fmt: skip
-    else:
-        arguments = _check(
-            u, highway_x, v, b, c0, mask, cu_seqlens, out_mask,
-            num_directions, activation, contractive, alpha,
-        )  # fmt: skip
+    arguments = (
+        u.view(L, B, weight.shape[0] // D, D), x if highway else None, v, b, c0,
+        mask, cu_seqlens, out_mask, num_directions, activation == "tanh", contractive, alpha,
+    )  # fmt: skip
     if grad:
         return _FusedLayer.apply(x, weight, *arguments)
     return _forward(*arguments)
@@ -111,6 +111,7 @@ class _FusedLayer(torch.autograd.Function):
         elif torch.is_grad_enabled():
             gx = gx + (gu_NE @ weight).view(x.shape)
         else:
+            gx = gx.contiguous()  # pure PyTorch lays it out as the upstream gradient was
             gx.view(x_NI.shape).addmm_(gu_NE, weight)
         gv, gb, gc0, gout_mask = (
             grad if ctx.needs_input_grad[2 + i] else None
