@@ -2,6 +2,7 @@
 # needs in .venv and again only after a change. Variables:
 #   PYTHON=python3.12                     the Python to use (3.10 or newer)
 #   TORCH=torch==2.11.0                   the PyTorch to install, or a wheel's path
+#   TRITON=triton==3.9.0                  Triton, for tests, where that PyTorch brings none
 #   PIP_FLAGS="--index-url URL"           where to take it from: pytorch.org lists CPU, CUDA, ROCm
 #   VENV=/tmp/venv                        another place for the virtual environment
 #   ARGS="..."                            more arguments for pytest (test), torchsru (demo, bench)
@@ -15,6 +16,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 TORCH ?= torch==2.13.0
+TRITON ?= triton==3.6.0
 PIP_FLAGS ?=
 VENV ?= .venv
 ARGS ?=
@@ -35,6 +37,7 @@ demo: build  ## Train SRU, then nn.LSTM, on your Python's own source code: 4 min
 .PHONY: test
 test: build  ## Run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n $(WORKERS) tests/ops/test_triton.py $(ARGS)
 
 .PHONY: lint
 lint: build  ## Linter, formatter and types
@@ -79,10 +82,11 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 .PHONY: gpu
 gpu: export PYTHONPATH := $(CURDIR)/src
 gpu:  ## Needs a GPU: tests marked gpu, then the benchmark on it, with the machine's own PyTorch
-	@echo "make gpu: pytest -m gpu, then torchsru bench --device cuda, with $(GPU_PYTHON)"
+	@echo "make gpu: tests of the Triton kernels, pytest -m gpu, then torchsru bench --device cuda, with $(GPU_PYTHON)"
 	@$(GPU_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu needs a CUDA or ROCm GPU that torch " + torch.__version__ + " can use; it finds none")'
 	if command -v cmake >/dev/null; then cmake -S . -B build/gpu -DCMAKE_BUILD_TYPE=Release && \
 		cmake --build build/gpu -j && cmake --install build/gpu --prefix src; fi
+	$(GPU_PYTHON) -m pytest tests/ops/test_triton.py $(ARGS)
 	$(GPU_PYTHON) -m pytest -m gpu $(ARGS)
 	$(GPU_PYTHON) -m torchsru.cli bench --device cuda
 
@@ -93,7 +97,7 @@ clean:  ## Remove everything that was built; runs/ and results/ stay
 # Set-up: torch first and pinned (a plain `torch` fetches whatever is newest, with gigabytes of
 # CUDA), then the tools and dependencies at the versions of constraints.txt, then this package,
 # editable; last, the C++ part, into src/torchsru/lib. ENVIRONMENT changes with the variables above.
-ENVIRONMENT := $(VENV)/environment-$(shell echo "$(PYTHON) $(TORCH) $(PIP_FLAGS)" | cksum | cut -d' ' -f1)
+ENVIRONMENT := $(VENV)/environment-$(shell echo "$(PYTHON) $(TORCH) $(TRITON) $(PIP_FLAGS)" | cksum | cut -d' ' -f1)
 
 .PHONY: build
 build: $(VENV)/built  ## Set up .venv and build the package in place
@@ -109,6 +113,8 @@ $(ENVIRONMENT): pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "torchsru needs Python 3.10 or newer, got $$($(PYTHON) --version)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no virtual environment: does this Python lack venv (Debian: apt install python3-venv)?"; exit 1; }
 	$(PIP) install --quiet -c constraints.txt $(PIP_FLAGS) "$(TORCH)"
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install --quiet "$(TRITON)" || \
+		echo "no Triton for this machine: its kernels are not tested here"
 	$(PIP) install --quiet -c constraints.txt scikit-build-core cmake ninja
 	TORCHSRU_PURE=1 $(PIP) install --quiet --no-build-isolation -c constraints.txt --editable '.[dev]'
 	@rm -f $(VENV)/environment-* && touch $@

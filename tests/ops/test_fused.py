@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 import torchsru.nn.sru as layers
 from torchsru import SRU, SRUCell
 from torchsru.ops.sru import fused
+from torchsru.ops.sru import overload as ops_of
 
 L, B, D = 7, 3, 6
 OPTIONS = [
@@ -39,10 +40,7 @@ def calls(monkeypatch):
 @pytest.fixture(params=["default", "torch"])
 def overload(request, monkeypatch):
     """The compiled ops, and those that serve without them and on other devices."""
-    ops = torch.ops.torchsru
-    monkeypatch.setattr(fused, "_forward", getattr(ops.sru_forward, request.param))
-    monkeypatch.setattr(fused, "_forward_train", getattr(ops.sru_forward_train, request.param))
-    monkeypatch.setattr(fused, "_backward", getattr(ops.sru_backward, request.param))
+    monkeypatch.setattr(fused, "overload", lambda name: ops_of(request.param))
 
 
 def pair(dtype=torch.float64, **options):

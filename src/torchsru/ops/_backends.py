@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from torchsru.ops import _triton
 from torchsru.ops._library import LOAD_ERROR, cpu_info, warn_if_not_compiled
 
 
@@ -21,6 +22,8 @@ def _no_transforms() -> str | None:
 BACKENDS: dict[str, Callable[[Tensor], str | None]] = {
     "cpu": lambda u: LOAD_ERROR or (_no_transforms() if u.is_cpu else "needs CPU tensors"),
     "torch": lambda u: _no_transforms(),
+    # after "torch" until a GPU has proven it: only its name chooses it
+    "triton": lambda u: _triton.why_not(u.is_cuda) or _no_transforms(),
     "reference": lambda u: None,
 }
 
@@ -47,5 +50,10 @@ def choose(name: str, u: Tensor) -> str:
 
 
 def backends() -> dict[str, str | None]:
-    """Return for each backend why it cannot run on this machine's CPU, or None if it can."""
-    return {"cpu": cpu_info()["error"], "torch": None, "reference": None}
+    """Return for each backend why it cannot run on this machine, or None if it can."""
+    return {
+        "cpu": cpu_info()["error"],
+        "torch": None,
+        "triton": _triton.why_not(torch.cuda.is_available()),
+        "reference": None,
+    }

@@ -13,6 +13,8 @@ import os
 import platform
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,39 @@ _definitions = torch.library.Library("torchsru", "FRAGMENT")
 _taken: set[str] = set()  # ops that someone else had defined under our names
 
 
-def overload_for(backend: str) -> str:
-    """Return the name of the overload that a backend's calls go to."""
+def overload_for(backend: str, chosen: str) -> str:
+    """Return the name of the overload that calls go to: `backend` asked for, `chosen` will run.
+
+    "triton" is no overload but ops of its own, see `torchsru.ops.sru.triton`.
+    """
+    if chosen == "triton":
+        return "triton"
     return "torch" if backend == "torch" or _taken else "default"
+
+
+@dataclass(frozen=True)
+class Overload:
+    """One implementation of a recurrence, as eager mode calls it and as tracing sees it."""
+
+    forward: Callable[..., Any]
+    forward_train: Callable[..., Any]
+    backward: Callable[..., Any]
+    #: with autograd
+    train: Callable[..., Any]
+    traced_forward: Callable[..., Any]
+    traced_train: Callable[..., Any]
+    traced_backward: Callable[..., Any]
+
+    def call(self, grad: bool, arguments: tuple[Any, ...]) -> Any:
+        """Call the op that this mode wants; grad: with autograd."""
+        if torch.compiler.is_compiling():
+            return (self.traced_train if grad else self.traced_forward)(*arguments)
+        return (self.train if grad else self.forward)(*arguments)
+
+    def differentiable_backward(self) -> Callable[..., Any]:
+        """The backward op: the registered one where it is to be differentiated again."""
+        again = torch.compiler.is_compiling() or torch.is_grad_enabled()
+        return self.traced_backward if again else self.backward
 
 
 def register(
@@ -60,11 +92,11 @@ def register(
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
-    backward: Callable[[str], Callable[..., Any]] | None = None,
+    backward: Callable[..., Any] | None = None,
 ) -> None:
-    """Register an op's pure-PyTorch implementation, fake function and backward.
+    """Register an op's pure-PyTorch implementation, fake function and autograd.
 
-    backward: from an overload's name to its backward function.
+    backward: of autograd; it is told the overload's name first.
     """
     name = schema[: schema.index("(")]
     overloads = {"default": name, "torch": f"{name}.torch"}
@@ -80,10 +112,19 @@ def register(
         if backward is not None:
             torch.library.register_autograd(
                 f"torchsru::{qualified}",
-                backward(overload),
+                partial(backward, overload),
                 setup_context=setup_context,
                 lib=_definitions,
             )
+
+
+def done_while_tracing(fn: Callable[[], bool]) -> Callable[[], bool]:
+    """Have torch.compile call fn when it meets it, instead of looking into it.
+
+    What `torch.compiler.assume_constant_result` does, without importing all of dynamo.
+    """
+    fn._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return fn
 
 
 _warned = False

@@ -3,6 +3,8 @@
 reference.py is the definition, pytorch.py the pure-PyTorch path, csrc/ the compiled one.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import OVERLOADS, overload_for, register
+from torchsru.ops._library import Overload, done_while_tracing, overload_for, register
 from torchsru.ops.scan import pytorch
 from torchsru.ops.scan.reference import linear_reference
 
@@ -67,13 +69,11 @@ def linear_recurrence(
         c0 = as_dtype("c0", c0, state_dtype(a), "a")
 
     arguments = (a, b, c0, mask, cu_seqlens, num_directions)
-    if choose(backend, a) == "reference":
+    chosen = choose(backend, a)
+    if chosen == "reference":
         return _reference(*arguments)
-    overload = overload_for(backend)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (a, b, c0)):
-        train = _TRACED if torch.compiler.is_compiling() else _EAGER
-        return train[overload](*arguments)
-    return _FORWARD[overload](*arguments)
+    grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (a, b, c0))
+    return overload(overload_for(backend, chosen)).call(grad, arguments)
 
 
 # -- registration ---------------------------------------------------------------------------------
@@ -117,15 +117,12 @@ def _setup_train(ctx, inputs, output):
     ctx.save_for_backward(a, b, c0, mask, cu_seqlens, output[0])
 
 
-def _backward_train(overload):
-    def backward(ctx, gc, gc_last):
-        *tensors, c = ctx.saved_tensors
-        op = getattr(torch.ops.torchsru.linear_backward, overload)
-        gc = torch.zeros_like(c) if gc is None else gc
-        ga, gb, gc0 = op(gc, gc_last, *tensors, c, ctx.num_directions)
-        return ga, gb, None if tensors[2] is None else gc0, None, None, None
-
-    return backward
+def _backward_train(name, ctx, gc, gc_last):
+    *tensors, c = ctx.saved_tensors
+    op = overload(name).differentiable_backward()
+    gc = torch.zeros_like(c) if gc is None else gc
+    ga, gb, gc0 = op(gc, gc_last, *tensors, c, ctx.num_directions)
+    return ga, gb, None if tensors[2] is None else gc0, None, None, None
 
 
 def _setup_backward(ctx, inputs, output):
@@ -134,7 +131,7 @@ def _setup_backward(ctx, inputs, output):
     ctx.save_for_backward(*tensors)
 
 
-def _double_backward(ctx, *grads):
+def _double_backward(name, ctx, *grads):
     gc, gc_last, *tensors = ctx.saved_tensors
     (g_gc, g_gc_last), (ga, gb, gc0) = second_gradients(
         lambda a, b, c0, mask, cu_seqlens: _reference(
@@ -161,12 +158,42 @@ register(
     pytorch.linear_backward,
     _fake_backward,
     _setup_backward,
-    lambda overload: _double_backward,
+    _double_backward,
 )
 
-#: By overload: the inference op, the training op as tracing sees it, and as eager mode calls it.
-_FORWARD = {name: getattr(torch.ops.torchsru.linear_forward, name) for name in OVERLOADS}
-_TRACED = {name: getattr(torch.ops.torchsru.linear_forward_train, name) for name in OVERLOADS}
-_EAGER = {
-    name: eager_function(op, _setup_train, _backward_train(name)) for name, op in _TRACED.items()
-}
+
+def overload(name: str) -> Overload:
+    """The ops of an overload."""
+    if name == "triton":
+        _load_triton()
+    return _OVERLOADS[name]
+
+
+@done_while_tracing
+def _load_triton() -> bool:
+    """Import Triton's ops at the first call that needs them, and not before."""
+    if "triton" not in _OVERLOADS:
+        from torchsru.ops.scan import triton
+
+        autograd = {
+            triton.linear_forward_train: (_backward_train, _setup_train),
+            triton.linear_backward: (_double_backward, _setup_backward),
+        }
+        for op, (backward, setup_context) in autograd.items():
+            op.register_autograd(partial(backward, "triton"), setup_context=setup_context)
+        traced = [getattr(torch.ops.torchsru, f"{name}_triton").default for name in SCHEMAS]
+        direct = [triton.forward, triton.forward, triton.backward]
+        _OVERLOADS["triton"] = _overload("triton", direct, traced)
+    return True
+
+
+def _overload(name, direct, traced):
+    forward, forward_train, backward = direct
+    train = eager_function(forward_train, _setup_train, partial(_backward_train, name))
+    return Overload(forward, forward_train, backward, train, *traced)
+
+
+_OVERLOADS: dict[str, Overload] = {}
+for _name in ("default", "torch"):
+    _ops = [getattr(getattr(torch.ops.torchsru, op), _name) for op in SCHEMAS]
+    _OVERLOADS[_name] = _overload(_name, _ops, _ops)

@@ -4,6 +4,7 @@ reference.py is the definition, pytorch.py the pure-PyTorch path, csrc/ the comp
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import OVERLOADS, overload_for, register
+from torchsru.ops._library import Overload, done_while_tracing, overload_for, register
 from torchsru.ops.sru import pytorch
 from torchsru.ops.sru.reference import sru_reference
 
@@ -98,16 +99,13 @@ def sru_recurrence(
         u, x, v, b, c0, mask, cu_seqlens, out_mask,
         num_directions, activation, contractive, alpha,
     )  # fmt: skip
-    if choose(backend, u) == "reference":
+    chosen = choose(backend, u)
+    if chosen == "reference":
         return _reference(*arguments)
-    overload = overload_for(backend)
-    if torch.is_grad_enabled() and any(
+    grad = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (u, x, v, b, c0, out_mask)
-    ):
-        train = _TRACED if torch.compiler.is_compiling() else _EAGER
-        h, c_last, _ = train[overload](*arguments)
-        return h, c_last
-    return _FORWARD[overload](*arguments)
+    )
+    return overload(overload_for(backend, chosen)).call(grad, arguments)[:2]
 
 
 def _check(
@@ -227,27 +225,24 @@ def _setup_train(ctx, inputs, output):
     ctx.options = inputs[_NUM_TENSORS:]
 
 
-def _backward_train(overload):
-    def backward(ctx, gh, gc_last, _):
-        *tensors, c = ctx.saved_tensors
-        if gh is None:
-            gh = torch.zeros_like(c, dtype=tensors[0].dtype)
-        op = getattr(torch.ops.torchsru.sru_backward, overload)
-        gu, gx, gv, gb, gc0, gm = op(gh, gc_last, *tensors, c, *ctx.options)
-        _, x, v, b, c0, _, _, out_mask = tensors
-        return (
-            gu,
-            gx if x is not None else None,
-            gv if v is not None else None,
-            gb if b is not None else None,
-            gc0 if c0 is not None else None,
-            None,
-            None,
-            gm if out_mask is not None else None,
-            *(None for _ in ctx.options),
-        )
-
-    return backward
+def _backward_train(name, ctx, gh, gc_last, _):
+    *tensors, c = ctx.saved_tensors
+    if gh is None:
+        gh = torch.zeros_like(c, dtype=tensors[0].dtype)
+    op = overload(name).differentiable_backward()
+    gu, gx, gv, gb, gc0, gm = op(gh, gc_last, *tensors, c, *ctx.options)
+    _, x, v, b, c0, _, _, out_mask = tensors
+    return (
+        gu,
+        gx if x is not None else None,
+        gv if v is not None else None,
+        gb if b is not None else None,
+        gc0 if c0 is not None else None,
+        None,
+        None,
+        gm if out_mask is not None else None,
+        *(None for _ in ctx.options),
+    )
 
 
 def _setup_backward(ctx, inputs, output):
@@ -256,7 +251,7 @@ def _setup_backward(ctx, inputs, output):
     ctx.options = inputs[3 + _NUM_TENSORS :]
 
 
-def _double_backward(ctx, *grads):
+def _double_backward(name, ctx, *grads):
     gh, gc_last, *tensors = ctx.saved_tensors
     (g_gh, g_gc_last), (gu, gx, gv, gb, gc0, gm) = second_gradients(
         lambda *tensors: _reference(*tensors, *ctx.options),
@@ -294,12 +289,41 @@ register(
     pytorch.sru_backward,
     _fake_backward,
     _setup_backward,
-    lambda overload: _double_backward,
+    _double_backward,
 )
 
-#: By overload: the inference op, the training op as tracing sees it, and as eager mode calls it.
-_FORWARD = {name: getattr(torch.ops.torchsru.sru_forward, name) for name in OVERLOADS}
-_TRACED = {name: getattr(torch.ops.torchsru.sru_forward_train, name) for name in OVERLOADS}
-_EAGER = {
-    name: eager_function(op, _setup_train, _backward_train(name)) for name, op in _TRACED.items()
-}
+
+def overload(name: str) -> Overload:
+    """The ops of an overload."""
+    if name == "triton":
+        _load_triton()
+    return _OVERLOADS[name]
+
+
+@done_while_tracing
+def _load_triton() -> bool:
+    """Import Triton's ops at the first call that needs them, and not before."""
+    if "triton" not in _OVERLOADS:
+        from torchsru.ops.sru import triton
+
+        autograd = {
+            triton.sru_forward_train: (_backward_train, _setup_train),
+            triton.sru_backward: (_double_backward, _setup_backward),
+        }
+        for op, (backward, setup_context) in autograd.items():
+            op.register_autograd(partial(backward, "triton"), setup_context=setup_context)
+        traced = [getattr(torch.ops.torchsru, f"{name}_triton").default for name in SCHEMAS]
+        _OVERLOADS["triton"] = _overload("triton", triton.DIRECT, traced)
+    return True
+
+
+def _overload(name, direct, traced):
+    forward, forward_train, backward = direct
+    train = eager_function(forward_train, _setup_train, partial(_backward_train, name))
+    return Overload(forward, forward_train, backward, train, *traced)
+
+
+_OVERLOADS = {}
+for _name in ("default", "torch"):
+    _ops = [getattr(getattr(torch.ops.torchsru, op), _name) for op in SCHEMAS]
+    _OVERLOADS[_name] = _overload(_name, _ops, _ops)

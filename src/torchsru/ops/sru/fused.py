@@ -13,12 +13,7 @@ from torch.nn import functional as F
 from torchsru.ops._backends import choose
 from torchsru.ops._dtypes import state_dtype
 from torchsru.ops._library import overload_for
-from torchsru.ops.sru import _DIFFERENTIABLE, _FORWARD, _NUM_TENSORS, _TRACED
-
-_overload = overload_for("auto")
-_forward, _forward_train = _FORWARD[_overload], _TRACED[_overload]
-_backward = getattr(torch.ops.torchsru.sru_backward, _overload)
-
+from torchsru.ops.sru import _DIFFERENTIABLE, _NUM_TENSORS, overload
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -68,6 +63,7 @@ def fused_layer(
     """
     L, B, _ = x.shape
     D = b.shape[1]
+    ops = overload(overload_for("auto", choose("auto", x)))
     grad = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, weight, v, b, c0)
     )
@@ -81,14 +77,15 @@ def fused_layer(
         mask, cu_seqlens, out_mask, num_directions, activation == "tanh", contractive, alpha,
     )  # fmt: skip
     if grad:
-        return _FusedLayer.apply(x, weight, *arguments)
-    return _forward(*arguments)
+        return _FusedLayer.apply(ops, x, weight, *arguments)
+    return ops.forward(*arguments)
 
 
 class _FusedLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, *arguments):
-        h, c_last, c = _forward_train(*arguments)
+    def forward(ctx, ops, x, weight, *arguments):
+        h, c_last, c = ops.forward_train(*arguments)
+        ctx.ops = ops
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, *arguments[:_NUM_TENSORS], c)
         ctx.options = arguments[_NUM_TENSORS:]
@@ -101,10 +98,11 @@ class _FusedLayer(torch.autograd.Function):
             u = F.linear(x, weight).view(u.shape)
         if gh is None:
             gh = torch.zeros_like(c, dtype=x.dtype)
-        gu, gx, *others = _backward(gh, gc_last, u, *tensors, c, *ctx.options)
+        op = ctx.ops.differentiable_backward()
+        gu, gx, *others = op(gh, gc_last, u, *tensors, c, *ctx.options)
         gu_NE, x_NI = gu.flatten(2).flatten(0, 1), x.flatten(0, 1)  # N = L * B
-        gweight = gu_NE.t() @ x_NI if ctx.needs_input_grad[1] else None
-        if not ctx.needs_input_grad[0]:
+        gweight = gu_NE.t() @ x_NI if ctx.needs_input_grad[2] else None
+        if not ctx.needs_input_grad[1]:
             gx = None
         elif tensors[0] is None:  # no highway, or one of its own matrix
             gx = (gu_NE @ weight).view(x.shape)
@@ -114,10 +112,11 @@ class _FusedLayer(torch.autograd.Function):
             gx = gx.contiguous()  # pure PyTorch lays it out as the upstream gradient was
             gx.view(x_NI.shape).addmm_(gu_NE, weight)
         gv, gb, gc0, gout_mask = (
-            grad if ctx.needs_input_grad[2 + i] else None
+            grad if ctx.needs_input_grad[3 + i] else None
             for i, grad in zip(_DIFFERENTIABLE[2:], others, strict=True)
         )
         return (
+            None,
             gx,
             gweight,
             None,

@@ -1,0 +1,315 @@
+"""The Triton kernels against the definition: on a GPU, or in Triton's interpreter.
+
+`make test` runs this file once more with TRITON_INTERPRET=1, on the CPU; `make gpu` on a GPU. The
+last part compiles every kernel for GPUs that need not be there.
+"""
+
+import os
+import re
+import subprocess
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from tests.ops.helpers import (
+    DTYPES,
+    LinearCase,
+    SruCase,
+    all_pairs,
+    check,
+    run,
+    seeds_for,
+)
+from torch._functorch.aot_autograd import aot_export_module
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from torchsru import SRU
+from torchsru.ops import _triton, linear_recurrence, sru_recurrence
+from torchsru.ops.sru import _load_triton as load_sru
+
+if os.environ.get("CI") == "true":
+    import triton
+else:
+    triton = pytest.importorskip("triton")
+
+DEVICE = "cpu" if _triton.interpreted() else "cuda"
+WHY_NOT = _triton.why_not(torch.cuda.is_available())
+runs = pytest.mark.skipif(WHY_NOT is not None, reason=f"{WHY_NOT}; or set TRITON_INTERPRET=1")
+
+# the interpreter takes a millisecond an operation: small, but past a block of channels
+SHAPES = [(1, 1, 1), (7, 3, 5), (5, 2, 33), (3, 1, 130), (17, 2, 6)]
+SRU_PAIRS = [
+    SruCase(**row)
+    for row in all_pairs(
+        {
+            "shape": SHAPES,
+            "dtype": DTYPES,
+            "highway": ["x", "k=4", "none"],
+            "v": ["none", "static", "varying", "wide"],
+            "b": [True, False],
+            "c0": [True, False],
+            "sequences": ["rows", "mask", "documents"],
+            "out_mask": [False, True],
+            "activation": ["identity", "tanh"],
+            "contractive": [False, True],
+            "num_directions": [1, 2],
+        }
+    )
+]
+LINEAR_PAIRS = [
+    LinearCase(**row)
+    for row in all_pairs(
+        {
+            "shape": SHAPES,
+            # the interpreter cuts to bfloat16 where a GPU rounds, and the gradient reads the output
+            "dtype": [d for d in DTYPES if d != torch.bfloat16 or not _triton.interpreted()],
+            "c0": [True, False],
+            "sequences": ["rows", "mask", "documents"],
+            "num_directions": [1, 2],
+        }
+    )
+]
+
+
+def on_device(fn):
+    """fn on tensors of the CPU, computed on the device."""
+
+    def moved(**arguments):
+        arguments = {
+            name: a.to(DEVICE) if isinstance(a, torch.Tensor) else a
+            for name, a in arguments.items()
+        }
+        return tuple(out.cpu() for out in fn(**arguments))
+
+    return moved
+
+
+sru = on_device(partial(sru_recurrence, backend="triton"))
+linear = on_device(partial(linear_recurrence, backend="triton"))
+
+
+# ---- against the definition ----------------------------------------------------------------------
+
+
+@runs
+@pytest.mark.parametrize("case", SRU_PAIRS, ids=str)
+def test_sru_matches_reference(case):
+    check(sru, case)
+
+
+@runs
+@pytest.mark.parametrize("case", LINEAR_PAIRS, ids=str)
+def test_linear_recurrence_matches_reference(case):
+    check(linear, case)
+
+
+@runs
+def test_the_check_can_fail():
+    def wrong(**arguments):
+        return sru(**arguments | {"alpha": 1.001 * arguments["alpha"]})
+
+    with pytest.raises(AssertionError, match="roundings off"):
+        check(wrong, SruCase())
+
+
+@runs
+def test_a_long_sequence_of_narrow_channels():
+    """Sums over 256 steps; tanh near zero, where its two formulas meet."""
+    check(sru, SruCase(shape=(256, 1, 3), activation="tanh", contractive=True, dtype=torch.float32))
+
+
+@runs
+def test_the_same_bits_twice():
+    case = SruCase(shape=(9, 4, 40), dtype=torch.float32, sequences="mask", num_directions=2)
+    t = case.tensors()
+    first, second = (
+        run(sru, t, case.options(), seeds_for(case, t), case.outputs) for _ in range(2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@runs
+@pytest.mark.parametrize("shape", [(0, 2, 5), (3, 0, 5), (0, 0, 4)])
+@pytest.mark.parametrize("num_directions", [1, 2])
+def test_empty(shape, num_directions):
+    L, B, D = shape
+    D += D % num_directions
+    u = torch.randn(L, B, 3, D, requires_grad=True)
+    c0 = torch.randn(B, D, requires_grad=True)
+    v = torch.randn(2, D, requires_grad=True)
+    h, c = sru(u=u, x=torch.randn(L, B, D), v=v, c0=c0, num_directions=num_directions)
+    assert torch.equal(c, c0) and h.shape == (L, B, D)
+    gu, gc0, gv = torch.autograd.grad(h.sum() + c.sum(), [u, c0, v])
+    assert gu.shape == u.shape and torch.equal(gc0, torch.ones_like(c0)) and not gv.any()
+
+
+@runs
+def test_what_stands_at_padding_reaches_nothing():
+    case = SruCase(sequences="mask", v="varying", dtype=torch.float32)
+    t = case.tensors()
+    poisoned = dict(t)
+    for name in ("u", "x", "v"):
+        padding = t["mask"].view(*t["mask"].shape, *[1] * (t[name].dim() - 2))
+        poisoned[name] = t[name].masked_fill(padding, float("nan"))
+    seeds = seeds_for(case, t)
+    got, expected = (run(sru, t, case.options(), seeds, case.outputs) for t in (poisoned, t))
+    for name in expected:
+        assert torch.equal(got[name], expected[name]), name
+
+
+@runs
+def test_strides():
+    case = SruCase(shape=(5, 3, 8), dtype=torch.float32)
+    t = case.tensors()
+    plain = sru(**t, **case.options())
+    turned = {"u": t["u"].transpose(0, 3).contiguous().transpose(0, 3), "x": t["x"].flip(0).flip(0)}
+    wide = torch.stack([t["x"], t["x"]], dim=-1)[..., 0]
+    assert not turned["u"].is_contiguous() and not wide.is_contiguous()
+    torch.testing.assert_close(sru(**t | {**turned, "x": wide}, **case.options()), plain)
+
+
+@runs
+@pytest.mark.parametrize("bounds", [[1, 7], [0, 5], [0, 5, 3, 7]])
+def test_bounds_that_do_not_fit(bounds):
+    if DEVICE == "cuda":
+        pytest.skip("a device assertion ends the process's use of the GPU")
+    u = torch.randn(7, 1, 3, 4)
+    with pytest.raises(RuntimeError, match="cu_seqlens must rise from 0 to the number of steps, 7"):
+        sru(u=u, cu_seqlens=torch.tensor(bounds))
+
+
+@runs
+def test_second_derivatives_come_from_the_reference():
+    case = SruCase(shape=(3, 2, 2))
+    t = {name: a for name, a in case.tensors().items() if a is not None}
+    names = list(t)
+
+    def outputs(*tensors):
+        return sru(**dict(zip(names, tensors, strict=True)), **case.options())
+
+    assert torch.autograd.gradgradcheck(outputs, [a.requires_grad_() for a in t.values()])
+
+
+# ---- as PyTorch sees it --------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("grad", [False, True])
+def test_tracing_finds_the_kernel(grad):
+    """With tensors of a GPU that is not there: what torch.compile and AOTInductor build from."""
+    load_sru()
+    forward = f"sru_forward{'_train' if grad else ''}_triton"
+
+    class Module(torch.nn.Module):
+        def forward(self, u, x):
+            op = getattr(torch.ops.torchsru, forward)
+            return op(u, x, *[None] * 6, 1, False, False, 1.0)
+
+    with FakeTensorMode():
+        u = torch.empty(7, 3, 3, 8, device="cuda")
+        x = torch.empty(7, 3, 8, device="cuda")
+        graph, _ = aot_export_module(Module(), (u, x), trace_joint=False)
+    *_, end = graph.graph.nodes
+    outputs = end.args[0][-3 if grad else -2 :]
+    assert [n.args[1] for n in outputs] == ["h", "c_last", "c_steps"][: len(outputs)]
+    assert all("triton_kernel_wrapper" in str(n.args[0].target) for n in outputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("grad", [False, True])
+def test_traced_calls_are_the_eager_ones(grad):
+    case = SruCase(dtype=torch.float32)
+    t = {name: a for name, a in case.tensors().items() if a is not None}
+    u = t["u"].requires_grad_(grad)
+    compiled = torch.compile(sru, backend="eager", fullgraph=True)
+    got, expected = compiled(**t, **case.options()), sru(**t, **case.options())
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    if grad:
+        (gu,), (expected_gu,) = (torch.autograd.grad(h.sum(), [u]) for h, _ in (got, expected))
+        torch.testing.assert_close(gu, expected_gu, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+def test_a_layer_on_the_gpu_takes_triton():
+    layer, x = SRU(64, 64, 2), torch.randn(20, 3, 64)
+    expected, _ = layer(x)
+    got, _ = layer.cuda()(x.cuda())
+    torch.testing.assert_close(got.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+# ---- compiled for GPUs that are not there --------------------------------------------------------
+
+BASE = {
+    "DOUBLE": False, "K": 3, "HAS_X": True, "V": 1, "HAS_B": True, "HAS_C0": True, "MASK": False,
+    "DOCUMENTS": False, "OUT_MASK": False, "DIRECTIONS": 1, "TANH": False, "CONTRACTIVE": False,
+    "ALPHA": 1.7,
+}  # fmt: skip
+FULL = BASE | {
+    "K": 4, "HAS_X": False, "V": 2, "MASK": True, "OUT_MASK": True, "DIRECTIONS": 2, "TANH": True,
+    "CONTRACTIVE": True,
+}  # fmt: skip
+ABSENT = {  # argument: the option that says whether it is there
+    "x": "HAS_X", "b": "HAS_B", "c0": "HAS_C0", "mask": "MASK", "bounds": "DOCUMENTS",
+    "out_mask": "OUT_MASK",
+}  # fmt: skip
+IN_INPUT_TYPE = {"u", "x", "h", "gh", "gu", "gx", "a", "gc", "ga", "gb"}
+TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+
+
+def compile_kernel(kernel, dtype, target, options):
+    """The compiled kernel for a target, without the GPU."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    state = "fp64" if dtype == "fp64" else "fp32"
+    constants = {n: v for n, v in options.items() if n in kernel.arg_names}
+    constants |= {"BLOCK": 128, "DOUBLE": state == "fp64"}
+    linear = kernel.__name__.startswith("linear")
+    signature = {}
+    for name in kernel.arg_names:
+        if not constants.get(ABSENT.get(name, ""), True) and not (linear and name == "b"):
+            constants[name] = None
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in ("L", "B", "D", "d"):
+            signature[name] = "i32"
+        elif name in ("mask", "bounds"):
+            signature[name] = {"mask": "*i1", "bounds": "*i64"}[name]
+        else:
+            in_input_type = name in IN_INPUT_TYPE or (linear and name in ("b", "c_steps"))
+            signature[name] = "*" + (dtype if in_input_type else state)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    options = {"num_warps": 4, "enable_fp_fusion": _triton.FP_FUSION}
+    return triton.compile(source, target=GPUTarget(*target), options=options)
+
+
+def spills(compiled, target) -> int:
+    """Bytes of local memory, or registers, that the kernel spills."""
+    if target[0] == "hip":
+        (found,) = re.findall(r"\.vgpr_spill_count: *(\d+)", compiled.asm["amdgcn"])
+        return int(found)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True)
+    stack, local = (int(re.search(rf"{word}:(\d+)", said.stdout)[1]) for word in ("STACK", "LOCAL"))
+    return stack + local
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, not interprets")
+@pytest.mark.parametrize("options", [BASE, FULL], ids=["base", "full"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_compile_and_keep_their_registers(target, dtype, options):
+    from torchsru.ops.scan import triton_kernels as scan
+    from torchsru.ops.sru import triton_kernels as sru
+
+    options = options | {"KEEP": True, "HAS_GC": True, "HAS_GC_LAST": True}
+    kernels = [sru.sru_forward, sru.sru_backward, scan.linear_forward, scan.linear_backward]
+    for kernel in kernels:
+        compiled = compile_kernel(kernel, dtype, TARGETS[target], options)
+        assert spills(compiled, TARGETS[target]) == 0, kernel.__name__
