@@ -183,6 +183,26 @@ def test_a_module_of_3_0_becomes_custom_m():
     )
 
 
+def test_a_module_of_3_0_may_have_any_names():
+    """`linear1` too, which SRU++ has."""
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear1, self.linear2 = nn.Linear(3, 2), nn.Linear(2, 9)
+
+        def reset_parameters(self):
+            self.linear1.reset_parameters()
+
+        def forward(self, x):
+            return self.linear2(self.linear1(x))
+
+    saved, rnn = SRU(3, 3, custom_m=Deep()), SRU(3, 3, custom_m=Deep())
+    x, state = torch.randn(4, 2, 3), saved.state_dict()
+    rnn.load_state_dict({n.replace("custom_m", "transform_module"): t for n, t in state.items()})
+    torch.testing.assert_close(rnn(x), saved(x), rtol=0, atol=0)
+
+
 def test_strict_loading_still_refuses_strangers():
     state = saved("3.0.0.dev6", bidirectional=True)["state_dict"]
     state["rnn_lst.0.weight_q"] = torch.ones(1)

@@ -91,15 +91,16 @@ def upgrade_cell(
 ) -> None:
     """Rename and rearrange one layer's tensors, in place; say in `errors` what does not fit it."""
     transform = prefix + "transform_module."
-    if transform + "linear1.weight" in state_dict:
-        errors.append(f"{transform}linear1.weight belongs to SRU++, which is not here yet")
-        for name in [n for n in state_dict if n.startswith(transform)]:
-            del state_dict[name]
     weight, factor, gain = prefix + "weight", prefix + "weight_proj", prefix + "gain"
+    theirs = [name for name in state_dict if name.startswith(transform)]
     if cell.custom_m is not None:
-        for name in [n for n in state_dict if n.startswith(transform)]:
+        for name in theirs:
             state_dict[prefix + "custom_m." + name[len(transform) :]] = state_dict.pop(name)
         return
+    if transform + "linear1.weight" in state_dict:
+        errors.append(f"{transform}linear1.weight belongs to SRU++, which is not here yet")
+        for name in theirs:
+            del state_dict[name]
     if transform + "1.weight" in state_dict:
         state_dict[factor] = state_dict.pop(transform + "0.weight").t()
         state_dict[weight] = state_dict.pop(transform + "1.weight").t()
