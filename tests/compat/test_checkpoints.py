@@ -203,6 +203,13 @@ def test_a_module_of_3_0_may_have_any_names():
     torch.testing.assert_close(rnn(x), saved(x), rtol=0, atol=0)
 
 
+def test_a_scale_is_not_dropped_beside_a_custom_module():
+    module = nn.Linear(3, 9)
+    state = SRU(3, 3, custom_m=module, rescale=True).state_dict()
+    message = refusal(SRU(3, 3, custom_m=module), state)
+    assert "rescale must be True: the checkpoint's rnn_lst.0.scale_x is 1.73205" in message
+
+
 @pytest.mark.parametrize(
     ("cell", "change", "named"),
     [

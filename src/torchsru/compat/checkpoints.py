@@ -104,7 +104,6 @@ def upgrade_cell(
     if cell.custom_m is not None:
         for name in theirs:
             state_dict[prefix + "custom_m." + name[len(transform) :]] = state_dict.pop(name)
-        return
     elif transform + "linear1.weight" in state_dict:
         errors.append(f"{transform}linear1.weight belongs to SRU++, which is not here yet")
         for name in theirs:
