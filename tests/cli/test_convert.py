@@ -103,6 +103,41 @@ def test_a_malicious_pickle_never_runs(tmp_path, capsys, zipped):
     assert trap.exists()
 
 
+@pytest.mark.parametrize(
+    "content", [b"plain text", b"checkpoint\nof\na model\n", b".", b"0", b"{}", b"K", b"P"]
+)
+def test_what_torch_did_not_save_holds_no_code(tmp_path, capsys, content):
+    path = tmp_path / "file.pt"
+    path.write_bytes(content)
+    error = refused(capsys, path, "--kwargs", KWARGS, "--out", tmp_path / "out")
+    assert f"{path} is no checkpoint, or damaged: it starts like no file of torch.save" in error
+
+
+def test_a_damaged_pickle_is_not_said_to_hold_code(tmp_path, capsys):
+    path = tmp_path / "file.pt"
+    torch.save(CASE["state_dict"], path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for damaged in (content[:2], content[:40], content[:-40], b"\x80\x02\xff" + content[3:]):
+        path.write_bytes(damaged)
+        error = refused(capsys, path, "--kwargs", KWARGS, "--out", tmp_path / "out")
+        assert f"{path} is no checkpoint, or damaged" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "t", "named"),
+    [
+        ("rnn_lst.0.transform_module.1.weight", torch.ones(9, 2), "transform_module.0.weight must"),
+        ("rnn_lst.0.gain", torch.ones(2), "rnn_lst.0.gain must be [12] beside rnn_lst.0.weight"),
+        ("rnn_lst.1.scale_x", torch.ones(2), "size mismatch for rnn_lst.1.scale_x"),
+    ],
+)
+def test_damage_inside_is_one_line(tmp_path, capsys, name, t, named):
+    path = tmp_path / "file.pt"
+    torch.save(CASE["state_dict"] | {name: t}, path)
+    rest = ["--kwargs", json.dumps({"input_size": 4, "hidden_size": 3, "layer_norm": True})]
+    assert named in refused(capsys, path, *rest, "--out", tmp_path / "out")
+
+
 def test_what_is_no_state_dict_is_refused(tmp_path, capsys, checkpoint):
     rest = ["--kwargs", KWARGS, "--out", tmp_path / "out"]
     path = tmp_path / "file.pt"

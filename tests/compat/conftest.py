@@ -1,6 +1,5 @@
 """The package `sru` 2.6.0 as an oracle: it compiles C++ on its first import, in about 30 s."""
 
-import importlib.util
 import os
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.oracles import require
 
 CACHE = Path(__file__).parents[2] / "build" / "torch_extensions"  # of what it compiles
 
@@ -16,9 +16,7 @@ CACHE = Path(__file__).parents[2] / "build" / "torch_extensions"  # of what it c
 @pytest.fixture(scope="session")
 def sru():
     """The live package. Skips where it is not installed; in CI (CI=true) that is a failure."""
-    if importlib.util.find_spec("sru") is None:
-        why = "the package sru 2.6.0 is not installed: make build"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    require("sru", "sru 2.6.0")
     if "TORCH_EXTENSIONS_DIR" not in os.environ:
         CACHE.mkdir(parents=True, exist_ok=True)
         os.environ["TORCH_EXTENSIONS_DIR"] = str(CACHE)

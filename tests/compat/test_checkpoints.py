@@ -183,6 +183,74 @@ def test_a_module_of_3_0_becomes_custom_m():
     )
 
 
+def test_a_module_of_3_0_may_have_any_names():
+    """`linear1` too, which SRU++ has."""
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear1, self.linear2 = nn.Linear(3, 2), nn.Linear(2, 9)
+
+        def reset_parameters(self):
+            self.linear1.reset_parameters()
+
+        def forward(self, x):
+            return self.linear2(self.linear1(x))
+
+    saved, rnn = SRU(3, 3, custom_m=Deep()), SRU(3, 3, custom_m=Deep())
+    x, state = torch.randn(4, 2, 3), saved.state_dict()
+    rnn.load_state_dict({n.replace("custom_m", "transform_module"): t for n, t in state.items()})
+    torch.testing.assert_close(rnn(x), saved(x), rtol=0, atol=0)
+
+
+def test_a_scale_is_not_dropped_beside_a_custom_module():
+    module = nn.Linear(3, 9)
+    state = SRU(3, 3, custom_m=module, rescale=True).state_dict()
+    message = refusal(SRU(3, 3, custom_m=module), state)
+    assert "rescale must be True: the checkpoint's rnn_lst.0.scale_x is 1.73205" in message
+
+
+@pytest.mark.parametrize(
+    ("cell", "change", "named"),
+    [
+        ({}, {"transform_module.1.weight": (9, 2)},
+         "transform_module.0.weight must be [P, I] beside transform_module.1.weight, got nothing"),
+        ({}, {"transform_module.0.weight": (2, 3)},
+         "transform_module.1.weight must be [E, 2] beside transform_module.0.weight, got nothing"),
+        ({}, {"transform_module.0.weight": (2, 3), "transform_module.1.weight": (9, 4)},
+         "transform_module.1.weight must be [E, 2] beside transform_module.0.weight, got [9, 4]"),
+        ({}, {"transform_module.weight": (9,)},
+         "transform_module.weight must be [E, I], got [9]"),
+        ({}, {"gain": (9,), "weight": None}, "weight must be [P, E] beside gain, got nothing"),
+        ({}, {"gain": (1,)}, "gain must be [9] beside weight, got [1]"),
+        ({}, {"gain": ()}, "gain must be [9] beside weight, got []"),
+        ({}, {"weight_proj": (3, 2), "weight": None},
+         "weight must be [2, E] beside weight_proj, got nothing"),
+        ({}, {"weight_proj": (3, 2)}, "weight must be [2, E] beside weight_proj, got [3, 9]"),
+        ({"n_proj": 2}, {"weight": None}, 'Missing key(s) in state_dict: "weight"'),
+        ({}, {"scale_x": (2,)}, "size mismatch for scale_x"),
+        ({"rescale": False}, {"scale_x": (2,)}, "size mismatch for scale_x"),
+    ],
+)  # fmt: skip
+def test_a_damaged_layer_is_refused_by_name(cell, change, named):
+    state = SRUCell(3, 3, **cell).state_dict()
+    for name, shape in change.items():
+        if shape is None:
+            del state[name]
+        else:
+            state[name] = torch.ones(shape)
+    assert named in refusal(SRUCell(3, 3, **cell), state)
+
+
+def test_a_damaged_layer_norm_is_refused_by_name():
+    state = saved("2.1.7", layer_norm=True)["state_dict"]
+    rnn = SRU(4, 3, rescale=True, layer_norm=True, normalize_after=True)
+    message = refusal(rnn, state | {"ln_lst.1.a": torch.ones(0)})
+    assert "ln_lst.1.a must be [3] beside ln_lst.1.b, got [0]" in message
+    del state["ln_lst.0.b"]
+    assert "ln_lst.0.b must be [3] beside ln_lst.0.a, got nothing" in refusal(rnn, state)
+
+
 def test_strict_loading_still_refuses_strangers():
     state = saved("3.0.0.dev6", bidirectional=True)["state_dict"]
     state["rnn_lst.0.weight_q"] = torch.ones(1)

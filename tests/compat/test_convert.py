@@ -242,6 +242,38 @@ def test_convert_names_what_is_wrong(arguments, named):
             convert(STATE, **arguments)
 
 
+DAMAGE = {
+    "missing": None,
+    "a number": lambda t: torch.ones((), dtype=t.dtype),
+    "empty": lambda t: t.new_zeros(0),
+    "flat": lambda t: t.flatten(),
+    "a row more": lambda t: torch.cat([t, t[:1]]),
+    "one dim more": lambda t: t[..., None],
+    "whole numbers": lambda t: t.to(torch.int64),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_damage_is_refused_and_nothing_else_happens(case):
+    """Any one tensor missing or misshapen: a ValueError, or a layer that can be made without it."""
+    refused = 0
+    for name, t in case["state_dict"].items():
+        for damage in DAMAGE.values():
+            state = {n: v for n, v in case["state_dict"].items() if n != name}
+            state |= {} if damage is None else {name: damage(t)}
+            try:
+                convert(state, **case["arguments"])
+            except ValueError:
+                refused += 1
+    assert refused >= 4 * len(case["state_dict"])
+
+
+def test_a_state_dict_without_floating_point_is_refused():
+    state = {name: t.to(torch.int64) for name, t in STATE.items()}
+    with pytest.raises(ValueError, match=r"must hold floating-point tensors, got torch.int64$"):
+        convert(state, **SIZES)
+
+
 def test_convert_finds_the_layer_in_a_model():
     model = {f"a.b.{name}": t for name, t in STATE.items()} | {"a.head.weight": torch.ones(1)}
     before = copy.deepcopy(model)

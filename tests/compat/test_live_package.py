@@ -66,7 +66,10 @@ def results(rnn, x, c0, mask, seeds):
     """Outputs, and gradients of the input, the state and every parameter, by name."""
     x = x.clone().requires_grad_()
     c0 = None if c0 is None else c0.clone().requires_grad_()
-    h, c = rnn(x, c0, mask)
+    with torch.random.fork_rng(devices=[], enabled=rnn.training):
+        if rnn.training:  # the same seed draws the same masks, on a CPU
+            torch.manual_seed(3)
+        h, c = rnn(x, c0, mask)
     wrt = {"x": x, "c0": c0, **dict(rnn.named_parameters())}
     wrt = {name: t for name, t in wrt.items() if t is not None and t.requires_grad}
     grads = torch.autograd.grad((h, c), list(wrt.values()), seeds)
@@ -100,7 +103,14 @@ NORMS = {
     "post": {"layer_norm": True, "normalize_after": True},
 }
 FLAGS = ("rescale", "has_skip_term", "v1", "use_tanh")
+DROPS = {"dropout": 0.4, "rnn_dropout": 0.3}
 SIZES = ("D", "D + 1", "D + 1, to D first")  # input_size; proj_input_to_hidden_first
+
+
+RUNS = [  # training, with_mask, with_c0, nn_layout
+    *itertools.product([False], *[[False, True]] * 3),
+    (True, True, True, False),
+]
 
 
 @pytest.mark.parametrize("matrix", ["whole", "projected", "U", "UV"])
@@ -108,8 +118,8 @@ SIZES = ("D", "D + 1", "D + 1, to D first")  # input_size; proj_input_to_hidden_
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_cross_product(sru, bidirectional, num_layers, norm, matrix):
-    """Every combination of options, each with and without padding, an initial state and, where it
-    matters, the other layout of returned states."""
+    """Every combination of options, each in evaluation with and without padding, an initial state
+    and, where it matters, the other layout of returned states; and in training, with dropout."""
     D, failed, count = d * (2 if bidirectional else 1), [], 0
     for values in itertools.product(SIZES, *[[False, True]] * len(FLAGS)):
         size, flags = values[0], dict(zip(FLAGS, values[1:], strict=True))
@@ -119,7 +129,7 @@ def test_the_cross_product(sru, bidirectional, num_layers, norm, matrix):
             "input_size": input_size, "hidden_size": d, "num_layers": num_layers,
             "bidirectional": bidirectional, "highway_bias": -1.0,
             "projection_size": 2 if matrix == "projected" else 0,
-            "proj_input_to_hidden_first": first, **NORMS[norm], **flags,
+            "proj_input_to_hidden_first": first, **DROPS, **NORMS[norm], **flags,
         }  # fmt: skip
         inner = D if first else input_size
         arguments["custom_m"] = custom(matrix, inner, num_layers, D, flags["has_skip_term"])
@@ -127,9 +137,11 @@ def test_the_cross_product(sru, bidirectional, num_layers, norm, matrix):
         x, c0 = torch.randn(L, B, input_size), torch.randn(num_layers, B, D)
         mask = (torch.arange(L)[:, None] == torch.tensor([L - 1, 1])).byte()
         seeds = [torch.randn(L, B, D), torch.randn(num_layers, B, D)]
-        for with_mask, with_c0, nn_layout in itertools.product([False, True], repeat=3):
+        for training, with_mask, with_c0, nn_layout in RUNS:
             if nn_layout and not bidirectional:  # the two layouts are one
                 continue
+            theirs.train(training)
+            mine.train(training)
             theirs.nn_rnn_compatible_return = mine.nn_rnn_compatible_return = nn_layout
             of_state = seeds[1].view(-1, B, d) if nn_layout else seeds[1]
             off = differences(
@@ -138,8 +150,36 @@ def test_the_cross_product(sru, bidirectional, num_layers, norm, matrix):
             )  # fmt: skip
             count += 1
             if off:
-                failed.append((size, flags, with_mask, with_c0, nn_layout, off))
-    assert count == len(SIZES) * 2 ** len(FLAGS) * (8 if bidirectional else 4)
+                failed.append((size, flags, training, with_mask, with_c0, nn_layout, off))
+    assert count == len(SIZES) * 2 ** len(FLAGS) * (9 if bidirectional else 5)
+    assert not failed, f"{len(failed)} of {count}, such as {failed[:3]}"
+
+
+@pytest.mark.parametrize("matrix", ["whole", "projected", "U", "UV"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_cross_product_of_the_cell(sru, bidirectional, matrix):
+    """`SRUCell` alone: bare, with padding and an initial state, and so in training."""
+    D, failed, count = d * (2 if bidirectional else 1), [], 0
+    for values in itertools.product(NORMS, (D, D + 1), *[[False, True]] * len(FLAGS)):
+        norm, input_size = values[:2]
+        flags = dict(zip(FLAGS, values[2:], strict=True))
+        [module] = custom(matrix, input_size, 1, D, flags["has_skip_term"]) or [None]
+        theirs, mine = pair(
+            sru, "SRUCell", input_size=input_size, hidden_size=d, bidirectional=bidirectional,
+            highway_bias=-1.0, n_proj=2 if matrix == "projected" else 0, custom_m=module,
+            **DROPS, **NORMS[norm], **flags,
+        )  # fmt: skip
+        x, c0 = torch.randn(L, B, input_size), torch.randn(B, D)
+        mask = (torch.arange(L)[:, None] == torch.tensor([L - 1, 1])).byte()
+        seeds = [torch.randn(L, B, D), torch.randn(B, D)]
+        for training, rest in ((False, (None, None)), (False, (c0, mask)), (True, (c0, mask))):
+            theirs.train(training)
+            mine.train(training)
+            off = differences(theirs, mine, x, *rest, seeds)
+            count += 1
+            if off:
+                failed.append((norm, input_size, flags, training, rest[0] is None, off))
+    assert count == 3 * len(NORMS) * 2 * 2 ** len(FLAGS)
     assert not failed, f"{len(failed)} of {count}, such as {failed[:3]}"
 
 
@@ -150,6 +190,17 @@ def test_the_check_can_fail(sru):
     with torch.no_grad():
         mine.rnn_lst[0].weight_c[0] += 1e-3
     assert {"h", "c", "dx", "drnn_lst.0.weight"} <= differences(theirs, mine, *arguments).keys()
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_the_check_of_dropout_can_fail(sru, name):
+    """In each of the two places, a mask that one of both does not draw."""
+    theirs, mine = pair(sru, input_size=d, hidden_size=d, **DROPS)
+    arguments = torch.randn(L, B, d), None, None, [torch.randn(L, B, d), torch.randn(2, B, d)]
+    assert differences(theirs, mine, *arguments) == {}
+    setattr(mine.rnn_lst[0], name, 0.0)
+    assert {"h", "c", "dx", "drnn_lst.0.weight"} <= differences(theirs, mine, *arguments).keys()
+    assert differences(theirs.eval(), mine.eval(), *arguments) == {}
 
 
 # ---- names, signatures, attributes ---------------------------------------------------------------
@@ -176,6 +227,7 @@ OPTIONS = [
     {"layer_norm": True, "v1": True},
     {"layer_norm": True, "normalize_after": True, "weight_c_init": 0.3},
     {"proj_input_to_hidden_first": True, "has_skip_term": False, "nn_rnn_compatible_return": True},
+    {"amp_recurrence_fp16": True},
 ]
 
 
@@ -204,6 +256,38 @@ def test_attributes_and_initial_values(sru, options):
     torch.testing.assert_close(made[1].state_dict(), made[0].state_dict())
 
 
+@pytest.mark.parametrize("matrix", ["whole", "projected", "U", "UV"])
+@pytest.mark.parametrize("cls", ["SRU", "SRUCell"])
+def test_initial_values_of_the_cross_product(sru, cls, matrix):
+    """The same seed draws the same parameters, with dropout and weight_c_init too."""
+    stack, names = cls == "SRU", ("bidirectional", "rescale", "has_skip_term", "v1")
+    product = itertools.product(
+        SIZES[: 3 if stack else 2], ({}, DROPS), (None, 0.3), NORMS, *[[False, True]] * len(names)
+    )
+    for size, drops, bound, norm, *values in product:
+        flags = dict(zip(names, values, strict=True))
+        D, first = d * (2 if flags["bidirectional"] else 1), size.endswith("first")
+        input_size = D if size == "D" else D + 1
+        modules = custom(matrix, D if first else input_size, 2, D, flags["has_skip_term"])
+        arguments = {
+            "input_size": input_size, "hidden_size": d, "highway_bias": -1.0,
+            "projection_size" if stack else "n_proj": 2 if matrix == "projected" else 0,
+            "custom_m": modules if stack or modules is None else modules[0],
+            "weight_c_init": bound, **drops, **NORMS[norm], **flags,
+        }  # fmt: skip
+        if stack:
+            arguments["proj_input_to_hidden_first"] = first
+        states = []
+        for package in (sru, ours):
+            torch.manual_seed(5)
+            state = getattr(package, cls)(**arguments).state_dict()
+            states.append({name: t.clone() for name, t in state.items()})
+        assert list(states[0]) == list(states[1])
+        torch.testing.assert_close(states[1], states[0])
+        for c in (t for name, t in states[1].items() if name.endswith("weight_c")):
+            assert c.abs().max() <= (bound or 1.5**0.5) and c.any() != flags["v1"]
+
+
 @pytest.mark.parametrize("options", [*OPTIONS, {"custom_m": True}], ids=str)
 def test_state_dicts_go_both_ways(sru, options):
     if "custom_m" in options:
@@ -222,21 +306,16 @@ def test_state_dicts_go_both_ways(sru, options):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("drops", [(0.5, 0.0), (0.0, 0.5), (0.4, 0.3)])
 def test_dropout_in_training(sru, drops, bidirectional, norm):
-    """The same seed draws the same masks, on a CPU."""
+    """Each of the two alone, and both; three layers, so that one in the middle has both."""
     arguments = {"dropout": drops[0], "rnn_dropout": drops[1], "bidirectional": bidirectional}
     theirs, mine = pair(
         sru, input_size=d + 1, hidden_size=d, num_layers=3, **arguments, **NORMS[norm]
     )
     D = mine.output_size
     x, seeds = torch.randn(L, B, d + 1), [torch.randn(L, B, D), torch.randn(3, B, D)]
-
-    def seeded(rnn):
-        torch.manual_seed(3)
-        return results(rnn, x, None, None, seeds)
-
-    expected, got = seeded(theirs), seeded(mine)
-    assert {n: worst(got[n], e) for n, e in expected.items() if worst(got[n], e) > BAR} == {}
-    assert worst(got["h"], mine.eval()(x)[0].detach()) > 0.05  # something was dropped
+    assert differences(theirs, mine, x, None, None, seeds) == {}
+    h = results(mine, x, None, None, seeds)["h"]
+    assert worst(h, mine.eval()(x)[0].detach()) > 0.05  # something was dropped
 
 
 @pytest.mark.parametrize("nn_layout", [False, True])
@@ -294,7 +373,11 @@ def test_a_step_at_a_time(sru):
         assert worst(h_ours, h[0]) <= BAR and worst(c_ours, c) <= BAR
 
 
-@pytest.mark.parametrize("options", [{}, {"rescale": True, "layer_norm": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rescale": True, "layer_norm": True}, {"amp_recurrence_fp16": True}],
+    ids=str,
+)
 def test_under_autocast_the_recurrence_is_in_float32(sru, options):
     theirs, mine = pair(sru, input_size=d, hidden_size=d, **options)
     x = torch.randn(L, B, d)

@@ -90,6 +90,7 @@ def test_a_custom_module_without_reset_parameters_keeps_its_own():
     [
         ({"input_size": 0}, "input_size must be a positive integer, got 0"),
         ({"hidden_size": -1}, "hidden_size must be a positive integer, got -1"),
+        ({"hidden_size": True}, "hidden_size must be a positive integer, got True"),
         ({"num_layers": 0}, "num_layers must be a positive integer, got 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"rnn_dropout": -0.1}, r"rnn_dropout must be in \[0, 1\), got -0.1"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.nn.loops import SHAPES, B, D, I, L, blocks, both_ways, check, every_layout
+from tests.oracles import require
 
 from torchsru.nn import MinGRU
 
@@ -36,7 +37,9 @@ def test_the_check_can_fail():
 
 def test_equals_the_package():
     """minGRU-pytorch computes in log space: positive states, one bias-free layer."""
-    package = pytest.importorskip("minGRU_pytorch", reason="needs minGRU-pytorch (extra dev)")
+    require("minGRU_pytorch", "minGRU-pytorch")
+    import minGRU_pytorch as package
+
     torch.manual_seed(0)
     theirs = package.minGRU(D).double()
     ours = MinGRU(D, D, positive=True, batch_first=True, dtype=torch.float64)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from torchsru.compat.checkpoints import DROPPED, REFUSED, RENAMED
 from torchsru.compat.convert import check_same, from_bytes, from_state_dict, plan, to_bytes
 from torchsru.train.folder import RunError, write_folder
 
+MAGIC = (b"PK", b"\x80")  # what files of torch.save start with: a zip, a pickle
 DESCRIPTION = (
     "Convert a checkpoint of the package sru, 2.0 to 3.0-dev, given the arguments that its SRU was "
     "made with. The result is compared with the original before anything is written."
@@ -91,19 +91,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        with path.open("rb") as file:
+            if not file.read(2).startswith(MAGIC):
+                raise ValueError(
+                    "it starts like no file of torch.save (one of safetensors ends in .safetensors)"
+                )
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise Refused(
-            f"{path} holds more than tensors, and code in a pickle is not run; save "
-            f"model.state_dict() alone: {str(error).splitlines()[0]}"
-        ) from error
     except OSError as error:
         raise Refused(f"{path} can't be read: {error.strerror or error}") from error
-    except (RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
-        raise Refused(f"{path} is no checkpoint, or damaged: {error}") from error
+    except Exception as error:  # damaged bytes end in whatever their reading meets
+        why = reason(error)
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in why:
+            raise Refused(
+                f"{path} holds more than tensors, and code in a pickle is not run; save "
+                f"model.state_dict() alone: {why}"
+            ) from error
+        raise Refused(f"{path} is no checkpoint, or damaged: {why}") from error
     if not isinstance(found, Mapping):
         raise Refused(f"{path} must hold a state dict, got {type(found).__name__}")
     return dict(flatten(found))
+
+
+def reason(error: Exception) -> str:
+    """An error's first sentence; the unpickler's own, without torch.load's advice around it."""
+    inner = error.__context__ if isinstance(error, pickle.UnpicklingError) else None
+    return str(inner or error).partition(". ")[0]
 
 
 def flatten(tables: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -69,21 +69,30 @@ def upgrade_stack(
     if layers not in (0, stack.num_layers):
         errors.append(f"num_layers must be {layers} as in the checkpoint, got {stack.num_layers}")
     for i, layer in enumerate(stack.layers()):
-        a, b = f"{prefix}ln_lst.{i}.a", f"{prefix}ln_lst.{i}.b"
-        if a not in state_dict or b not in state_dict:
-            continue
-        D = state_dict[a].numel()
-        if layer.layer_norm is None and D == 1:  # it left a single channel as it was
-            del state_dict[a], state_dict[b]
-        elif layer.layer_norm is None or not layer.normalize_after or D == 1:
+        try:
+            upgrade_norm(layer, state_dict, prefix, i)
+        except ValueError as error:
+            errors.append(str(error))
+
+
+def upgrade_norm(layer: SRUCell, state_dict: MutableMapping[str, Any], prefix: str, i: int) -> None:
+    """Turn the old layer norm of layer i, if there is one, into ours; ValueError if it can't be."""
+    a, b = f"{prefix}ln_lst.{i}.a", f"{prefix}ln_lst.{i}.b"
+    if a not in state_dict and b not in state_dict:
+        return
+    D = layer.output_size
+    if D == 1 or layer.layer_norm is None or not layer.normalize_after:
+        if D > 1 or layer.layer_norm is not None:
             wanted = "layer_norm=False (one channel)" if D == 1 else "layer_norm, normalize_after"
-            errors.append(f"{wanted} must be given: {a} is a layer norm of sru <= 2.1.7")
-        else:
-            # a (x - mean) / sqrt(n / (n - 1) var + eps) + b, divided through by sqrt(n / (n - 1))
-            ours = f"{prefix}rnn_lst.{i}.layer_norm."
-            state_dict[ours + "weight"] = state_dict.pop(a) * ((D - 1) / D) ** 0.5
-            state_dict[ours + "bias"] = state_dict.pop(b)
-            state_dict[ours + "eps"] = OLD_EPS * (D - 1) / D
+            raise ValueError(f"{wanted} must be given: {a} is a layer norm of sru <= 2.1.7")
+        take(state_dict, {a: "D", b: "D"}, D=D)  # it left a single channel as it was
+        return
+    # a (x - mean) / sqrt(n / (n - 1) var + eps) + b, divided through by sqrt(n / (n - 1))
+    weight, bias = take(state_dict, {a: "D", b: "D"}, D=D)
+    ours = f"{prefix}rnn_lst.{i}.layer_norm."
+    state_dict[ours + "weight"] = weight * ((D - 1) / D) ** 0.5
+    state_dict[ours + "bias"] = bias
+    state_dict[ours + "eps"] = OLD_EPS * (D - 1) / D
 
 
 def upgrade_cell(
@@ -91,30 +100,71 @@ def upgrade_cell(
 ) -> None:
     """Rename and rearrange one layer's tensors, in place; say in `errors` what does not fit it."""
     transform = prefix + "transform_module."
-    if transform + "linear1.weight" in state_dict:
-        errors.append(f"{transform}linear1.weight belongs to SRU++, which is not here yet")
-        for name in [n for n in state_dict if n.startswith(transform)]:
-            del state_dict[name]
-    weight, factor, gain = prefix + "weight", prefix + "weight_proj", prefix + "gain"
+    theirs = [name for name in state_dict if name.startswith(transform)]
     if cell.custom_m is not None:
-        for name in [n for n in state_dict if n.startswith(transform)]:
+        for name in theirs:
             state_dict[prefix + "custom_m." + name[len(transform) :]] = state_dict.pop(name)
-        return
-    if transform + "1.weight" in state_dict:
-        state_dict[factor] = state_dict.pop(transform + "0.weight").t()
-        state_dict[weight] = state_dict.pop(transform + "1.weight").t()
-    elif transform + "weight" in state_dict:
-        state_dict[weight] = state_dict.pop(transform + "weight").t()
-    if gain in state_dict:
-        state_dict[weight] = fold_gain(state_dict[weight], state_dict.pop(gain))
-    if cell.weight_proj is None and factor in state_dict:  # 3.0 projects where 2.6 does not
-        state_dict[weight] = multiply(state_dict.pop(factor), state_dict[weight])
+    elif transform + "linear1.weight" in state_dict:
+        errors.append(f"{transform}linear1.weight belongs to SRU++, which is not here yet")
+        for name in theirs:
+            del state_dict[name]
+    else:
+        try:
+            upgrade_matrix(cell, state_dict, prefix)
+        except ValueError as error:
+            errors.append(str(error))
     scale = state_dict.get(prefix + "scale_x")
     used = cell.has_skip_term and cell.num_matrices == 3 and not cell.rescale
-    if used and scale is not None and not scale.is_meta and scale.item() != 1:
+    if not used or scale is None or scale.is_meta or scale.numel() != 1:  # strict loading names it
+        return
+    if scale.item() != 1:
         errors.append(
             f"rescale must be True: the checkpoint's {prefix}scale_x is {scale.item():.6g}"
         )
+
+
+def upgrade_matrix(cell: SRUCell, state_dict: MutableMapping[str, Any], prefix: str) -> None:
+    """Turn a layer's matrix into `weight` and, if it has one, `weight_proj`; ValueError if it can't
+    be. Letters: I input size, P rows of the last weight, E = D k.
+    """
+    weight, factor, gain = prefix + "weight", prefix + "weight_proj", prefix + "gain"
+    whole, first, second = (f"{prefix}transform_module.{n}weight" for n in ("", "0.", "1."))
+    if first in state_dict or second in state_dict:
+        w_PI, w_EP = take(state_dict, {first: "PI", second: "EP"})
+        state_dict[factor], state_dict[weight] = w_PI.t(), w_EP.t()
+    elif whole in state_dict:
+        [w_EI] = take(state_dict, {whole: "EI"})
+        state_dict[weight] = w_EI.t()
+    if gain in state_dict:
+        state_dict[weight] = fold_gain(*take(state_dict, {weight: "PE", gain: "E"}))
+    if cell.weight_proj is None and factor in state_dict:  # 3.0 projects where 2.6 does not
+        state_dict[weight] = multiply(*take(state_dict, {factor: "IP", weight: "PE"}))
+
+
+def take(
+    state_dict: MutableMapping[str, Any], shapes: Mapping[str, str], **sizes: int
+) -> list[Tensor]:
+    """Pop tensors whose shapes must agree, and return them.
+
+    Args:
+        shapes: a tensor's name to a letter for each of its dims; a letter is one size throughout.
+        sizes: those known beforehand.
+
+    Raises: ValueError naming the first tensor that is missing or does not fit; nothing is popped.
+    """
+    for name, letters in shapes.items():
+        found = list(state_dict[name].shape) if name in state_dict else None
+        wanted = [sizes.get(letter, letter) for letter in letters]
+        if (
+            found is None
+            or len(found) != len(letters)
+            or any(sizes.setdefault(x, n) != n for x, n in zip(letters, found, strict=True))
+        ):
+            beside = "".join(f" beside {other}" for other in shapes if other != name)
+            shown = ", ".join(map(str, wanted))
+            got = "nothing" if found is None else found
+            raise ValueError(f"{name} must be [{shown}]{beside}, got {got}")
+    return [state_dict.pop(name) for name in shapes]
 
 
 def fold_gain(weight: Tensor, gain: Tensor) -> Tensor:

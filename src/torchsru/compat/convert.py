@@ -74,7 +74,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, prefix: str = "", **argume
             raise ValueError(f"{prefix}{name} must be a tensor, got {type(t).__name__}")
     arguments = checkpoints.as_2_6(arguments)
     scales = [t for n, t in state.items() if n.endswith(".scale_x")]
-    arguments.setdefault("rescale", any(scale.item() != 1 for scale in scales))
+    arguments.setdefault("rescale", any(bool(scale.ne(1).any()) for scale in scales))
     if any(name.startswith("ln_lst.") for name in state):
         arguments.setdefault("normalize_after", True)
     arguments["projection_size"] = _projection(arguments.get("projection_size", 0), state)
@@ -82,8 +82,13 @@ def from_state_dict(state_dict: Mapping[str, Any], *, prefix: str = "", **argume
     layers, given = checkpoints.count_layers(state), arguments.get("num_layers", 2)
     if given != layers:
         raise ValueError(f"num_layers must be {layers} as in the checkpoint, got {given}")
-    rnn = SRU(**arguments)
-    rnn.to(next(t.dtype for t in state.values() if t.is_floating_point()))
+    dtypes = {t.dtype: None for t in state.values()}  # in order, once each
+    floating = [dtype for dtype in dtypes if dtype.is_floating_point]
+    if not floating:
+        raise ValueError(
+            f"the state dict must hold floating-point tensors, got {', '.join(map(str, dtypes))}"
+        )
+    rnn = SRU(**arguments).to(floating[0])
     try:
         rnn.load_state_dict(state)
     except RuntimeError as error:
@@ -316,9 +321,10 @@ def _projection(size: Any, state: Mapping[str, Tensor]) -> int:
     for i in range(checkpoints.count_layers(state)):
         layer = f"rnn_lst.{i}."
         new, old = layer + "transform_module.0.weight", layer + "weight_proj"
-        factor = state[new].t() if new in state else state.get(old)
-        bias = state.get(layer + "bias")
-        if factor is None or bias is None or factor.shape[0] <= P or bias.numel() // 2 <= P:
+        factor, bias = state.get(new, state.get(old)), state.get(layer + "bias")
+        if factor is None or factor.dim() != 2 or bias is None:
+            return 0
+        if factor.shape[1 if new in state else 0] <= P or bias.numel() // 2 <= P:
             return 0
     return P
 

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 import torchsru
 from torchsru.compat import checkpoints
+from torchsru.nn.recurrent import check_positive, check_probabilities, pack_like, unpack
 from torchsru.ops import sru_recurrence
 
 
@@ -88,8 +89,8 @@ class SRUCell(nn.Module):
         weight_c_init: float | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(input_size=input_size, hidden_size=hidden_size)
-        _check_probabilities(dropout=dropout, rnn_dropout=rnn_dropout)
+        check_positive(input_size=input_size, hidden_size=hidden_size)
+        check_probabilities(dropout=dropout, rnn_dropout=rnn_dropout)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.output_size = D = hidden_size * 2 if bidirectional else hidden_size
@@ -338,7 +339,7 @@ class SRU(nn.Module):
         weight_c_init: float | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.output_size = D = hidden_size * 2 if bidirectional else hidden_size
@@ -410,9 +411,7 @@ class SRU(nn.Module):
             if mask_pad is not None:
                 raise ValueError("mask_pad must be None beside a PackedSequence")
             packed = input
-            input, lengths = pad_packed_sequence(packed)
-            padding = torch.arange(input.shape[0])[:, None] >= lengths
-            mask_pad = padding.to(input.device)
+            input, mask_pad, lengths = unpack(packed)
         if input.dim() != 3 or input.shape[2] != self.input_size:
             raise ValueError(
                 f"input must be [L, B, input_size] with input_size = {self.input_size}, "
@@ -429,14 +428,7 @@ class SRU(nn.Module):
         c = torch.stack(states)
         if self.nn_rnn_compatible_return:
             c = c.view(-1, B, self.num_directions, self.hidden_size).transpose(1, 2).flatten(0, 1)
-        if packed is None:
-            return h, c
-        # in the input's own order: rows of equal length must not change places
-        order = packed.sorted_indices
-        if order is not None:
-            h, lengths = h.index_select(1, order), lengths[order.cpu()]
-        data = pack_padded_sequence(h, lengths).data
-        return PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices), c
+        return h if packed is None else pack_like(packed, h, lengths), c
 
     def _layer_states(self, c0: Tensor, B: int) -> Tensor:
         """States [num_layers, B, D] from either layout."""
@@ -509,15 +501,3 @@ def _as_mask(mask_pad: Tensor, L: int, B: int, one_step: bool) -> Tensor:
     if mask_pad.shape != (L, B) and not (one_step and mask_pad.shape == (B,)):
         raise ValueError(f"mask_pad must be [L, B] = {[L, B]}, got {list(mask_pad.shape)}")
     return (mask_pad != 0).view(L, B)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
-
-
-def _check_probabilities(**probabilities: float) -> None:
-    for name, p in probabilities.items():
-        if not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {p!r}")

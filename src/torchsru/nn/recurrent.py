@@ -136,18 +136,11 @@ class Recurrent(nn.Module):
     def _forward_packed(self, packed, state, mask, cu_seqlens):
         """A PackedSequence as a padded batch; rows in the caller's order, as in `nn.LSTM`."""
         self._check_packed(packed, mask, cu_seqlens)
-        x, lengths = pad_packed_sequence(packed)  # rows in the caller's order
-        padding = torch.arange(x.shape[0])[:, None] >= lengths
+        x, mask, lengths = unpack(packed)
         if state is not None:
             self._check_state(state, x.shape[1])
-        h, state = self._run(x, state, padding.to(x.device), None)
-        # pack in the input's own order: rows of equal length must not change places
-        order = packed.sorted_indices
-        if order is not None:
-            h, lengths = h.index_select(1, order), lengths[order.cpu()]
-        data = pack_padded_sequence(h, lengths).data
-        out = PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
-        return out, state
+        h, state = self._run(x, state, mask, None)
+        return pack_like(packed, h, lengths), state
 
     def _check_packed(
         self, packed: PackedSequence, mask: Tensor | None, cu_seqlens: Tensor | None
@@ -176,6 +169,22 @@ class Recurrent(nn.Module):
                 f"mask must be [{letters}] = {list(x.shape[:-1])} to match x, "
                 f"got {list(mask.shape)}"
             )
+
+
+def unpack(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
+    """x [L, B, F] with rows in the caller's order, its mask [L, B], and lengths [B] on the CPU."""
+    x, lengths = pad_packed_sequence(packed)
+    padding = torch.arange(x.shape[0])[:, None] >= lengths
+    return x, padding.to(x.device), lengths
+
+
+def pack_like(packed: PackedSequence, h: Tensor, lengths: Tensor) -> PackedSequence:
+    """h [L, B, D] in the packed input's own order: rows of equal length must not change places."""
+    order = packed.sorted_indices
+    if order is not None:
+        h, lengths = h.index_select(1, order), lengths[order.cpu()]
+    data = pack_padded_sequence(h, lengths).data
+    return PackedSequence(data, packed.batch_sizes, order, packed.unsorted_indices)
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], state: Any) -> Any:
