@@ -78,6 +78,28 @@ def test_stopped_and_resumed_ends_bit_for_bit_as_uninterrupted(tmp_path, model, 
     assert parts[4:] == whole[4:]
 
 
+def frozen_embedding():
+    model = LanguageModel(MODELS["sru"])
+    model.embedding.requires_grad_(False)
+    return model
+
+
+def test_a_run_with_frozen_parameters_resumes_bit_for_bit(tmp_path):
+    def go_on(folder, task=None, resume=False):
+        task = task or make_task()
+        fit(folder, task, frozen_embedding, TRAINING, about=ABOUT, resume=resume)
+
+    go_on(tmp_path / "whole")
+    task = make_task()
+    task.stop_at = 7
+    with pytest.raises(Interrupted):
+        go_on(tmp_path / "parts", task)
+    go_on(tmp_path / "parts", resume=True)
+    whole, parts = files_of(tmp_path / "whole"), files_of(tmp_path / "parts")
+    torch.testing.assert_close(parts[:4], whole[:4], rtol=0, atol=0)
+    assert parts[4:] == whole[4:]
+
+
 def test_the_comparison_can_fail(tmp_path):
     go(tmp_path / "a")
     go(tmp_path / "b", replace(TRAINING, seed=1))
