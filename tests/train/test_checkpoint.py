@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -61,6 +62,31 @@ def test_everything_comes_back(tmp_path):
     restore(saved, model, optimizer)
     assert torch.equal(torch.rand(3), after)  # the random state, too
     assert saved.facts["position"] == {"seconds": 0.1}
+
+
+def test_what_shares_memory_comes_back_under_each_name(tmp_path):
+    """Tied weights; a state that names one tensor twice, and a part of it."""
+
+    def tied(seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5))
+        model[1].weight = model[0].weight
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        model(torch.arange(5)).square().sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    (model, optimizer), (other, other_optimizer) = tied(0), tied(1)
+    one = torch.rand(2, 3)
+    state = [one, (one, one[1:]), torch.zeros(0), torch.zeros(0)]
+    save_checkpoint(tmp_path, model=model, optimizer=optimizer, state=state, facts={"step": 3})
+    saved = load_checkpoint(tmp_path)
+    restore(saved, other, other_optimizer)
+    same = partial(torch.testing.assert_close, rtol=0, atol=0)
+    same(other.state_dict(), model.state_dict())
+    same(other_optimizer.state_dict()["state"], optimizer.state_dict()["state"])
+    same(saved.state, state)
+    assert other[1].weight is other[0].weight
 
 
 def test_the_newest_alone_is_kept_and_nothing_temporary(tmp_path):

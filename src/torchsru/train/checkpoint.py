@@ -295,4 +295,11 @@ def from_shape(shape: Any, tensors: dict[str, Tensor]) -> Any:
 
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """The tensors in safetensors' format; shared memory is written out for each name."""
-    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if place in taken else value
+        taken.add(place)
+    return save(own)
