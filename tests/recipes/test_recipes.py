@@ -207,6 +207,16 @@ def test_what_a_resumption_changed_holds_for_the_next_one(tmp_path, own_text):
         train(name, longer(own_text, 9, unroll=8), folder, resume=True)
 
 
+def test_another_seed_is_refused_on_resume(tmp_path, own_text):
+    """It would read on at another place in the text, with the state of the first."""
+    name, folder = "python-bytes_debug", tmp_path / "run"
+    train(name, own_text, folder)
+    other = longer(own_text, 5)
+    other = replace(other, training=replace(other.training, seed=1))
+    with pytest.raises(RunError, match=r"training\.seed was 0 in .*, got 1"):
+        train(name, other, folder, resume=True)
+
+
 def test_only_the_weights_are_read_to_use_a_model(tmp_path, own_text):
     train("python-bytes_debug", own_text, tmp_path / "run")
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
