@@ -2,7 +2,7 @@
 
 RUN/recipe.json   name, settings, where it was started; the same of each resumption, in "resumed"
     log.jsonl     one row each few steps and each evaluation; tensorboard/ shows the same
-    checkpoints/  the newest state of weights and training
+    checkpoints/  the newest two states of weights and training
     result.json   numbers of a finished run, with machine, versions and commit
 """
 

@@ -3,7 +3,8 @@
     RUN/checkpoints/step-000001200/model.safetensors     the weights
                                    training.safetensors  optimiser, recurrent state, random state
                                    training.json         step, seconds, shape of the state, sums
-Atomic   written beside its place, flushed to disk, then renamed; older ones go last
+Atomic   written beside its place, flushed to disk, then renamed
+Kept     the newest two; older ones go last
 Safe     tensors and JSON; no pickle, nothing names code
 Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected
 Check    tests/train/test_checkpoint.py
@@ -28,6 +29,7 @@ from torchsru.train.folder import RunError, naming, read_json, remove_folder, wr
 T = TypeVar("T")
 
 FORMAT = 2
+KEPT = 2  # the newest may be bad: weights go wrong before the loss is NaN
 NAME = re.compile(r"step-(\d+)")
 WEIGHTS, TRAINING, FACTS = "model.safetensors", "training.safetensors", "training.json"
 
@@ -52,15 +54,14 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Any,
     facts: dict[str, Any],
-    keep_older: bool = False,
 ) -> Path:
-    """Write `folder`/step-N, N = facts["step"], then remove what is older. Returns its path.
+    """Write `folder`/step-N, N = facts["step"]; remove all but it and the one before it.
 
     Args:
         state: recurrent state, a pytree of tensors and None.
         facts: JSON-ready; position and counters of the loop.
-        keep_older: leave the older checkpoints.
 
+    Returns: its path.
     Raises: RunError if it can't be written; the older ones are left then.
     """
     final = folder / name_of(facts["step"])
@@ -86,7 +87,7 @@ def save_checkpoint(
         }
         write_folder(final, {**files, FACTS: json.dumps(about, indent=1).encode()})
     clean(folder)
-    for old in [] if keep_older else checkpoints(folder)[:-1]:
+    for old in checkpoints(folder)[:-KEPT]:
         remove_folder(old)
     return final
 

@@ -166,7 +166,7 @@ def fit(
         live = stack.enter_context(Live(about["name"], task.unit))
         interrupt = stack.enter_context(Interrupt())
 
-        def save(keep_older: bool = False) -> None:
+        def save() -> None:
             if not all(p.isfinite().all() for p in raw_model.parameters()):
                 raise NotFinite(
                     f"step {at.step:,}: the weights are not finite any more, at learning rate "
@@ -182,7 +182,6 @@ def fit(
                     optimizer=raw_optimizer,
                     state=states,
                     facts=facts,
-                    keep_older=keep_older,
                 )
             except RunError as error:
                 raise RunError(
@@ -214,11 +213,12 @@ def fit(
                 states = [None] * parts
                 at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
             else:
-                save(keep_older=True)
+                save()
+                there = " and ".join(path.name for path in checkpoints(folder / CHECKPOINTS))
                 raise NotFinite(
                     f"step {at.step + 1:,}: loss {loss}, gradient norm {norm}, at learning rate "
                     f"{lr:.3g}, after {at.skipped_in_a_row} skipped in a row; the state before "
-                    f"this step is saved, older checkpoints are kept. {ADVICE}"
+                    f"this step is saved; there is {there}. {ADVICE}"
                 )
             optimizer.zero_grad()
             took = time.perf_counter() - started
