@@ -14,8 +14,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ def fit(
 
     Returns: the result, as written to RUN/result.json.
     Raises: Interrupted after SIGINT or SIGTERM; NotFinite; RunError if the folder is not free, in
-        use or can't be written, or if the checkpoint is damaged or does not fit.
+        use or can't be written, or if the checkpoint is damaged or does not fit; once training has
+        begun, it names the newest checkpoint.
     """
     fabric = make_fabric(training)
     fabric.launch()
@@ -161,6 +162,7 @@ def fit(
             raise RunError(f"{folder} holds a {RESULT} but no checkpoint: found none to go on from")
         if (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1:
             return read_json(folder / RESULT)
+        stack.enter_context(naming_newest(folder))
         keep_record(folder, about, at.step)
         log = stack.enter_context(Log(folder, at.step))
         live = stack.enter_context(Live(about["name"], task.unit))
@@ -184,10 +186,7 @@ def fit(
                     facts=facts,
                 )
             except RunError as error:
-                raise RunError(
-                    f"step {at.step:,} can't be saved: {error}; {newest(folder)}: --resume goes on "
-                    "from there"
-                ) from error
+                raise RunError(f"step {at.step:,} can't be saved: {error}") from error
 
         while (used := budget_used(training, at.step, at.seconds)) < 1:
             started = time.perf_counter()
@@ -281,6 +280,15 @@ def keep_record(folder: Path, about: dict[str, Any], step: int) -> None:
     write_file(file, json.dumps(about, indent=1) + "\n")
     with naming(result):
         result.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_newest(folder: Path) -> Iterator[None]:
+    """Add to a RunError of the block what is saved."""
+    try:
+        yield
+    except RunError as error:
+        raise RunError(f"{error}; {newest(folder)}") from error
 
 
 def newest(folder: Path) -> str:
