@@ -207,9 +207,19 @@ def test_what_a_resumption_changed_holds_for_the_next_one(tmp_path, own_text):
         train(name, longer(own_text, 9, unroll=8), folder, resume=True)
 
 
+def test_another_seed_is_refused_on_resume(tmp_path, own_text):
+    """It would read on at another place in the text, with the state of the first."""
+    name, folder = "python-bytes_debug", tmp_path / "run"
+    train(name, own_text, folder)
+    other = longer(own_text, 5)
+    other = replace(other, training=replace(other.training, seed=1))
+    with pytest.raises(RunError, match=r"training\.seed was 0 in .*, got 1"):
+        train(name, other, folder, resume=True)
+
+
 def test_only_the_weights_are_read_to_use_a_model(tmp_path, own_text):
     train("python-bytes_debug", own_text, tmp_path / "run")
-    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
     (checkpoint / "training.safetensors").write_bytes(b"gone")
     run = open_run(tmp_path / "run")
     assert len(list(load_model(run).generate(b"a", 3))) == 3
@@ -221,7 +231,7 @@ def test_only_the_weights_are_read_to_use_a_model(tmp_path, own_text):
 @pytest.mark.parametrize("foreign", ["vocabulary", "layers"])
 def test_weights_of_another_model_are_named_with_both_shapes(tmp_path, own_text, foreign):
     train("python-bytes_debug", own_text, tmp_path / "run")
-    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir())
     file = checkpoint / "model.safetensors"
     weights = load_file(file)
     if foreign == "vocabulary":

@@ -1,7 +1,9 @@
 import errno
 import json
 import os
+import shutil
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -32,17 +34,14 @@ def make(seed=0):
 STATE = [{"rnn": (torch.ones(2, 3), torch.zeros(1)), "history": torch.arange(4)[None]}, None]
 
 
-def save(folder, step=3, seed=0, state=STATE, keep_older=False):
+def save(folder, step=3, seed=0, state=STATE):
     model, optimizer = make(seed)
     facts = {"step": step, "position": {"seconds": 0.1}}
-    return save_checkpoint(
-        folder,
-        model=model,
-        optimizer=optimizer,
-        state=state,
-        facts=facts,
-        keep_older=keep_older,
-    )
+    return save_checkpoint(folder, model=model, optimizer=optimizer, state=state, facts=facts)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_everything_comes_back(tmp_path):
@@ -63,30 +62,49 @@ def test_everything_comes_back(tmp_path):
     assert saved.facts["position"] == {"seconds": 0.1}
 
 
-def test_the_newest_alone_is_kept_and_nothing_temporary(tmp_path):
-    save(tmp_path, step=9)
-    save(tmp_path, step=10)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000010"]
+def test_what_shares_memory_comes_back_under_each_name(tmp_path):
+    """Tied weights; a state that names one tensor twice, and a part of it."""
+
+    def tied(seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5))
+        model[1].weight = model[0].weight
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        model(torch.arange(5)).square().sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    (model, optimizer), (other, other_optimizer) = tied(0), tied(1)
+    one = torch.rand(2, 3)
+    state = [one, (one, one[1:]), torch.zeros(0), torch.zeros(0)]
+    save_checkpoint(tmp_path, model=model, optimizer=optimizer, state=state, facts={"step": 3})
+    saved = load_checkpoint(tmp_path)
+    restore(saved, other, other_optimizer)
+    same = partial(torch.testing.assert_close, rtol=0, atol=0)
+    same(other.state_dict(), model.state_dict())
+    same(other_optimizer.state_dict()["state"], optimizer.state_dict()["state"])
+    same(saved.state, state)
+    assert other[1].weight is other[0].weight
+
+
+def test_the_newest_two_are_kept_and_nothing_temporary(tmp_path):
+    for step in (8, 9, 10):
+        save(tmp_path, step=step)
+    assert names(tmp_path) == ["step-000000009", "step-000000010"]
     assert load_checkpoint(tmp_path).facts["step"] == 10
     files = {path.name for path in (tmp_path / "step-000000010").iterdir()}
     assert files == {"model.safetensors", "training.safetensors", "training.json"}
 
 
 def test_the_newest_is_the_largest_step_not_the_last_name(tmp_path):
+    save(tmp_path, step=999_999_998)
     save(tmp_path, step=999_999_999)
     (tmp_path / "step-000000007.bak").mkdir()
     (tmp_path / "notes.txt").touch()
     save(tmp_path, step=1_000_000_000)
     assert load_checkpoint(tmp_path).facts["step"] == 1_000_000_000
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"step-1000000000", "step-000000007.bak", "notes.txt"}
-
-
-def test_older_ones_are_kept_where_asked(tmp_path):
-    save(tmp_path, step=1)
-    save(tmp_path, step=2, keep_older=True)
-    assert load_checkpoint(tmp_path).facts["step"] == 2
-    assert len(list(tmp_path.iterdir())) == 2
+    kept = {"step-999999999", "step-1000000000"}
+    assert {*names(tmp_path)} == {*kept, "step-000000007.bak", "notes.txt"}
 
 
 @pytest.mark.parametrize("call", ["fsync", "mkdir", "rename", "open"])
@@ -109,33 +127,35 @@ def test_a_disk_that_fails_leaves_the_old_one_and_nothing_half_written(
         patched.setattr(place, fail)
         with pytest.raises(RunError, match=f"step-000000002 can't be .*{os.strerror(number)}"):
             save(tmp_path, step=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
+    assert names(tmp_path) == ["step-000000001"]
     assert load_checkpoint(tmp_path).facts["step"] == 1
     save(tmp_path, step=3)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000003"]
+    assert names(tmp_path) == ["step-000000001", "step-000000003"]
 
 
 @pytest.mark.parametrize("left", ["temporary", "older", "half removed", "older and temporary"])
 def test_what_a_kill_leaves_is_passed_over_and_cleaned(tmp_path, left):
     """Killed while writing; between rename and removal; while removing the older one."""
+    save(tmp_path, step=1)
+    save(tmp_path, step=2)
     if "older" in left:
-        save(tmp_path, step=1)
-    save(tmp_path, step=2, keep_older=True)
-    for name, wanted in ((".step-000000003.new", "temporary"), (".step-000000001.new", "half")):
+        shutil.copytree(tmp_path / "step-000000001", tmp_path / "step-000000000")
+    for name, wanted in ((".step-000000003.new", "temporary"), (".step-000000000.new", "half")):
         if wanted in left:
             (tmp_path / name).mkdir()
             (tmp_path / name / "model.safetensors").write_bytes(b"cut sh")
     assert load_checkpoint(tmp_path).facts["step"] == 2
     save(tmp_path, step=3)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000003"]
+    assert names(tmp_path) == ["step-000000002", "step-000000003"]
     assert load_checkpoint(tmp_path).facts["step"] == 3
 
 
 def test_saving_again_at_the_same_step_cleans_as_well(tmp_path):
     save(tmp_path, step=1)
-    save(tmp_path, step=2, keep_older=True)
     save(tmp_path, step=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000002"]
+    shutil.copytree(tmp_path / "step-000000001", tmp_path / "step-000000000")
+    save(tmp_path, step=2)
+    assert names(tmp_path) == ["step-000000001", "step-000000002"]
 
 
 def test_a_checkpoint_replaced_while_it_is_read_is_no_damage(tmp_path, monkeypatch):
@@ -146,10 +166,11 @@ def test_a_checkpoint_replaced_while_it_is_read_is_no_damage(tmp_path, monkeypat
     def replaced(path):
         if path.name == "step-000000001":
             save(tmp_path, step=2)
+            save(tmp_path, step=3)
         return honest(path)
 
     monkeypatch.setattr(checkpoint_module, "read_facts", replaced)
-    assert load_checkpoint(tmp_path).facts["step"] == 2
+    assert load_checkpoint(tmp_path).facts["step"] == 3
 
 
 def rewrite(folder, **changes):

@@ -78,6 +78,28 @@ def test_stopped_and_resumed_ends_bit_for_bit_as_uninterrupted(tmp_path, model, 
     assert parts[4:] == whole[4:]
 
 
+def frozen_embedding():
+    model = LanguageModel(MODELS["sru"])
+    model.embedding.requires_grad_(False)
+    return model
+
+
+def test_a_run_with_frozen_parameters_resumes_bit_for_bit(tmp_path):
+    def go_on(folder, task=None, resume=False):
+        task = task or make_task()
+        fit(folder, task, frozen_embedding, TRAINING, about=ABOUT, resume=resume)
+
+    go_on(tmp_path / "whole")
+    task = make_task()
+    task.stop_at = 7
+    with pytest.raises(Interrupted):
+        go_on(tmp_path / "parts", task)
+    go_on(tmp_path / "parts", resume=True)
+    whole, parts = files_of(tmp_path / "whole"), files_of(tmp_path / "parts")
+    torch.testing.assert_close(parts[:4], whole[:4], rtol=0, atol=0)
+    assert parts[4:] == whole[4:]
+
+
 def test_the_comparison_can_fail(tmp_path):
     go(tmp_path / "a")
     go(tmp_path / "b", replace(TRAINING, seed=1))
@@ -166,6 +188,10 @@ def breaking(broken, steps):
     return task
 
 
+def kept(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, broken):
     with pytest.raises(NotFinite) as stopped:
@@ -177,13 +203,28 @@ def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, broken):
     saved = load_checkpoint(tmp_path / "checkpoints")
     assert saved.facts["step"] == 7
     assert all(value.isfinite().all() for value in saved.model.values())
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    names = kept(tmp_path)
     assert names == ["step-000000006", "step-000000007"]  # the state may be bad before the loss is
+    assert "there is step-000000006 and step-000000007. " in told
     with pytest.raises(NotFinite):
         go(tmp_path, task=breaking(broken, [7]), resume=True)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
+    assert kept(tmp_path) == names
     assert go(tmp_path, resume=True)["steps"] == 12
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000012"]
+    assert kept(tmp_path) == ["step-000000007", "step-000000012"]
+
+
+@pytest.mark.parametrize(
+    ("step", "names"),
+    [
+        (7, ["step-000000006", "step-000000007"]),  # saved on the step before, as planned
+        (1, ["step-000000001"]),
+        (0, ["step-000000000"]),
+    ],
+)
+def test_a_stop_right_after_a_checkpoint_keeps_the_one_before_it(tmp_path, step, names):
+    with pytest.raises(NotFinite, match=f"there is {' and '.join(names)}. Try "):
+        go(tmp_path, replace(TRAINING, checkpoints=12), task=breaking("loss", [step]))
+    assert kept(tmp_path) == names
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
@@ -245,7 +286,7 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
 
     with pytest.raises(NotFinite, match=r"weights are not finite.*step-000000006 is the newest"):
         fit(tmp_path, task, make_model, TRAINING, about=ABOUT)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000006"]
+    assert kept(tmp_path) == ["step-000000006"]
     assert go(tmp_path, model="lstm", resume=True)["steps"] == 12
 
 
@@ -345,7 +386,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 5, "seconds": 1, "lr": 1}\n')
     go(tmp_path, resume=True)
     assert [row["step"] for row in read_log(tmp_path)] == [5, 6, 10, 12, 12]
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    assert kept(tmp_path) == ["step-000000006", "step-000000012"]
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):

@@ -2,7 +2,7 @@
 
 RUN/recipe.json   name, settings, where it was started; the same of each resumption, in "resumed"
     log.jsonl     one row each few steps and each evaluation; tensorboard/ shows the same
-    checkpoints/  the newest state of weights and training
+    checkpoints/  the newest two states of weights and training
     result.json   numbers of a finished run, with machine, versions and commit
 """
 
@@ -74,13 +74,14 @@ def open_run(folder: Path) -> Run:
 def check_resumable(run: Run, name: str, recipe: LanguageModelRecipe) -> None:
     """Raise RunError if `recipe` can't go on where the run stopped.
 
-    Training may differ, and data.paths: that the data are the same is checked by their content.
+    Training may differ but for the seed, which places the streams that the state was read from;
+    so may data.paths: that the data are the same is checked by their content.
     """
     if run.name != name:
         raise RunError(f"{run.folder} holds a run of {run.name}, got {name}")
-    for part in ("model", "data"):
+    for part in ("model", "data", "training"):
         before, now = to_json(run.recipe)[part], to_json(recipe)[part]
-        for field in before:
+        for field in ["seed"] if part == "training" else before:
             if before[field] != now[field] and field != "paths":
                 raise RunError(
                     f"{part}.{field} was {before[field]!r} in {run.folder}, got {now[field]!r}"

@@ -3,7 +3,8 @@
     RUN/checkpoints/step-000001200/model.safetensors     the weights
                                    training.safetensors  optimiser, recurrent state, random state
                                    training.json         step, seconds, shape of the state, sums
-Atomic   written beside its place, flushed to disk, then renamed; older ones go last
+Atomic   written beside its place, flushed to disk, then renamed
+Kept     the newest two; older ones go last
 Safe     tensors and JSON; no pickle, nothing names code
 Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected
 Check    tests/train/test_checkpoint.py
@@ -28,6 +29,7 @@ from torchsru.train.folder import RunError, naming, read_json, remove_folder, wr
 T = TypeVar("T")
 
 FORMAT = 2
+KEPT = 2  # the newest may be bad: weights go wrong before the loss is NaN
 NAME = re.compile(r"step-(\d+)")
 WEIGHTS, TRAINING, FACTS = "model.safetensors", "training.safetensors", "training.json"
 
@@ -52,15 +54,14 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Any,
     facts: dict[str, Any],
-    keep_older: bool = False,
 ) -> Path:
-    """Write `folder`/step-N, N = facts["step"], then remove what is older. Returns its path.
+    """Write `folder`/step-N, N = facts["step"]; remove all but it and the one before it.
 
     Args:
         state: recurrent state, a pytree of tensors and None.
         facts: JSON-ready; position and counters of the loop.
-        keep_older: leave the older checkpoints.
 
+    Returns: its path.
     Raises: RunError if it can't be written; the older ones are left then.
     """
     final = folder / name_of(facts["step"])
@@ -86,7 +87,7 @@ def save_checkpoint(
         }
         write_folder(final, {**files, FACTS: json.dumps(about, indent=1).encode()})
     clean(folder)
-    for old in [] if keep_older else checkpoints(folder)[:-1]:
+    for old in checkpoints(folder)[:-KEPT]:
         remove_folder(old)
     return final
 
@@ -118,10 +119,12 @@ def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     """Put weights, optimiser and random states back. Raises RunError if they don't fit."""
     put_weights(saved.model, model, saved.path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = {key.partition(".")[0] for key in saved.optimizer}
     kinds = {key.partition(".")[2] for key in saved.optimizer}
     expected = {
         f"{i}.{kind}": torch.empty(() if kind == "step" else p.shape, device="meta")
         for i, p in enumerate(parameters)
+        if str(i) in kept  # nothing is of a parameter that had no gradient
         for kind in sorted(kinds)
     }
     check_fit(saved.optimizer, expected, f"the optimiser in {saved.path}")
@@ -293,4 +296,11 @@ def from_shape(shape: Any, tensors: dict[str, Tensor]) -> Any:
 
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """The tensors in safetensors' format; shared memory is written out for each name."""
-    return save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if place in taken else value
+        taken.add(place)
+    return save(own)

@@ -36,7 +36,7 @@ class Training:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
     seed: int = 0
-    """Seed of the weights, the dropout and the data's order."""
+    """Seed of the weights, the dropout and the data's order; a resumed run keeps it."""
     evaluations: int = 10
     """Evaluations on held-out data, spread evenly over the budget, the last at its end."""
     checkpoints: int = 10

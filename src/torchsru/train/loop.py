@@ -14,8 +14,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ def fit(
 
     Returns: the result, as written to RUN/result.json.
     Raises: Interrupted after SIGINT or SIGTERM; NotFinite; RunError if the folder is not free, in
-        use or can't be written, or if the checkpoint is damaged or does not fit.
+        use or can't be written, or if the checkpoint is damaged or does not fit; once training has
+        begun, it names the newest checkpoint.
     """
     fabric = make_fabric(training)
     fabric.launch()
@@ -161,12 +162,13 @@ def fit(
             raise RunError(f"{folder} holds a {RESULT} but no checkpoint: found none to go on from")
         if (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1:
             return read_json(folder / RESULT)
+        stack.enter_context(naming_newest(folder))
         keep_record(folder, about, at.step)
         log = stack.enter_context(Log(folder, at.step))
         live = stack.enter_context(Live(about["name"], task.unit))
         interrupt = stack.enter_context(Interrupt())
 
-        def save(keep_older: bool = False) -> None:
+        def save() -> None:
             if not all(p.isfinite().all() for p in raw_model.parameters()):
                 raise NotFinite(
                     f"step {at.step:,}: the weights are not finite any more, at learning rate "
@@ -182,13 +184,9 @@ def fit(
                     optimizer=raw_optimizer,
                     state=states,
                     facts=facts,
-                    keep_older=keep_older,
                 )
             except RunError as error:
-                raise RunError(
-                    f"step {at.step:,} can't be saved: {error}; {newest(folder)}: --resume goes on "
-                    "from there"
-                ) from error
+                raise RunError(f"step {at.step:,} can't be saved: {error}") from error
 
         while (used := budget_used(training, at.step, at.seconds)) < 1:
             started = time.perf_counter()
@@ -214,11 +212,12 @@ def fit(
                 states = [None] * parts
                 at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
             else:
-                save(keep_older=True)
+                save()
+                there = " and ".join(path.name for path in checkpoints(folder / CHECKPOINTS))
                 raise NotFinite(
                     f"step {at.step + 1:,}: loss {loss}, gradient norm {norm}, at learning rate "
                     f"{lr:.3g}, after {at.skipped_in_a_row} skipped in a row; the state before "
-                    f"this step is saved, older checkpoints are kept. {ADVICE}"
+                    f"this step is saved; there is {there}. {ADVICE}"
                 )
             optimizer.zero_grad()
             took = time.perf_counter() - started
@@ -281,6 +280,15 @@ def keep_record(folder: Path, about: dict[str, Any], step: int) -> None:
     write_file(file, json.dumps(about, indent=1) + "\n")
     with naming(result):
         result.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_newest(folder: Path) -> Iterator[None]:
+    """Add to a RunError of the block what is saved."""
+    try:
+        yield
+    except RunError as error:
+        raise RunError(f"{error}; {newest(folder)}") from error
 
 
 def newest(folder: Path) -> str:
