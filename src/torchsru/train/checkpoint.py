@@ -140,9 +140,9 @@ def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         if "cuda" in saved.random and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved.random["cuda"])
     except (KeyError, RuntimeError, TypeError) as error:
-        kept = {name: describe(value) for name, value in saved.random.items()}
+        found = {name: describe(value) for name, value in saved.random.items()}
         raise RunError(
-            f"{saved.path} holds no random state of this torch {torch.__version__}: found {kept}, "
+            f"{saved.path} holds no random state of this torch {torch.__version__}: found {found}, "
             f"expected cpu {describe(torch.get_rng_state())}"
         ) from error
 
