@@ -1,7 +1,8 @@
 """Killed anywhere and resumed, a run ends bit for bit where an uninterrupted one ends.
 
-The children come from a fork server that has imported torch once; each kills itself at a line
-drawn from the seed, so that a failure can be repeated.
+The children come from a fork server that has imported torch once. Most kill themselves at a line
+drawn from the seed, so that a failure can be repeated; some are killed by the clock, so that it can
+happen inside a line: a write, a flush, a kernel.
 """
 
 import errno
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +35,7 @@ if sys.platform == "win32":
     pytest.skip("Windows has neither fork nor SIGKILL", allow_module_level=True)
 
 KILLS = 20
+CLOCK_KILLS = 40
 PHASES = ("step", "evaluation", "checkpoint writing", "start")
 CLOCK = {"seconds", "row_seconds", "eval_seconds", "bytes_per_second"}
 TEXT = b"to be, or not to be, that is the question: " * 60
@@ -41,10 +44,12 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.train.dying"])
 
 
-def in_child(*arguments) -> int:
-    """The exit code of `child`; -9 if it was killed."""
+def in_child(*arguments, seconds=None) -> int:
+    """The exit code of `child`; -9 if it was killed, by itself or after so many seconds."""
     process = processes.Process(target=child, args=arguments)
     process.start()
+    process.join(seconds)
+    process.kill()
     process.join()
     return process.exitcode
 
@@ -109,6 +114,23 @@ def test_killed_twice_anywhere_and_resumed(tmp_path, text, whole, seed):
     assert in_child(folder, text, second, moment) in (-signal.SIGKILL, 0)
     assert in_child(folder, text) == 0
     assert all_of(folder) == expected
+
+
+@pytest.fixture(scope="module")
+def whole_seconds(text, whole):
+    """What an untraced run takes, its process included."""
+    started = time.monotonic()
+    assert in_child(text.parent / "timed", text) == 0
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("seed", range(CLOCK_KILLS // 4))
+def test_killed_by_the_clock_and_resumed(tmp_path, text, whole, whole_seconds, seed):
+    draw, folder = random.Random(seed), tmp_path / "run"
+    for _ in range(4):
+        in_child(folder, text, seconds=draw.uniform(0, whole_seconds))
+    assert in_child(folder, text) == 0
+    assert all_of(folder) == whole[0]
 
 
 def test_the_comparison_can_fail(tmp_path, text, whole):
