@@ -2,7 +2,7 @@
 # needs in .venv and again only after a change. Variables:
 #   PYTHON=python3.12                     the Python to use (3.10 or newer)
 #   TORCH=torch==2.11.0                   the PyTorch to install, or a wheel's path
-#   TRITON=triton==3.9.0                  Triton, for tests, where that PyTorch brings none
+#   TRITON=triton==3.8.0                  Triton, for tests, where that PyTorch brings none
 #   PIP_FLAGS="--index-url URL"           where to take it from: pytorch.org lists CPU, CUDA, ROCm
 #   VENV=/tmp/venv                        another place for the virtual environment
 #   ARGS="..."                            more arguments for pytest (test), torchsru (demo, bench)
@@ -16,7 +16,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 TORCH ?= torch==2.13.0
-TRITON ?= triton==3.6.0
+TRITON ?= triton==3.9.0
 PIP_FLAGS ?=
 VENV ?= .venv
 ARGS ?=
@@ -113,7 +113,8 @@ $(ENVIRONMENT): pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "torchsru needs Python 3.10 or newer, got $$($(PYTHON) --version)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "no virtual environment: does this Python lack venv (Debian: apt install python3-venv)?"; exit 1; }
 	$(PIP) install --quiet -c constraints.txt $(PIP_FLAGS) "$(TORCH)"
-	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install --quiet "$(TRITON)" || \
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not (torch.version.cuda or torch.version.hip))' || \
+		$(PIP) install --quiet "$(TRITON)" || \
 		echo "no Triton for this machine: its kernels are not tested here"
 	$(PIP) install --quiet -c constraints.txt scikit-build-core cmake ninja
 	TORCHSRU_PURE=1 $(PIP) install --quiet --no-build-isolation -c constraints.txt --editable '.[dev]'

@@ -36,6 +36,8 @@ else:
 
 DEVICE = "cpu" if _triton.interpreted() else "cuda"
 WHY_NOT = _triton.why_not(torch.cuda.is_available())
+if _triton.interpreted() and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7):
+    WHY_NOT = f"the interpreter of Triton {triton.__version__} fails with today's NumPy"
 runs = pytest.mark.skipif(WHY_NOT is not None, reason=f"{WHY_NOT}; or set TRITON_INTERPRET=1")
 
 # the interpreter takes a millisecond an operation: small, but past a block of channels
