@@ -14,9 +14,11 @@ from torchsru.nn.recurrent import (
     check_probabilities,
     check_state_tensor,
     is_plain_linear,
+    to_channels,
+    to_directions,
     wrong_type,
 )
-from torchsru.nn.stack import Layer, Stack, previous, state_type, to_channels, to_directions
+from torchsru.nn.stack import Layer, Stack, previous, state_type
 from torchsru.ops import sru_recurrence
 
 POOLINGS = ("f", "fo", "ifo")

@@ -218,6 +218,18 @@ def count_rows(x: Tensor, cu_seqlens: Tensor | None) -> int:
     return x.shape[1] if cu_seqlens is None else count_documents(cu_seqlens)
 
 
+def to_channels(state: Tensor | None) -> Tensor | None:
+    """[n, R, d] -> [R, D]."""
+    if state is None:
+        return None
+    return state[0] if state.shape[0] == 1 else state.transpose(0, 1).flatten(1)
+
+
+def to_directions(c: Tensor, n: int) -> Tensor:
+    """[R, D] -> [n, R, d]."""
+    return c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
+
+
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether calling the module is F.linear and nothing else, so that the call can be saved."""
     return (

@@ -20,6 +20,8 @@ from torchsru.nn.recurrent import (
     describe,
     drop_over_time,
     is_plain_linear,
+    to_channels,
+    to_directions,
     wrong_type,
 )
 from torchsru.ops import sru_recurrence
@@ -159,9 +161,7 @@ class SRUCell(Recurrent):
 
     def _run(self, x, state, mask, cu_seqlens):
         n = self.num_directions
-        c0 = None
-        if state is not None:
-            c0 = state[0] if n == 1 else state.transpose(0, 1).flatten(1)
+        c0 = to_channels(state)
 
         inner, out_mask = x, None
         if self.layer_norm == "pre":
@@ -206,8 +206,7 @@ class SRUCell(Recurrent):
         if self.layer_norm == "post":
             h = self.norm(h)
             h = h if mask is None else h.masked_fill(mask[:, :, None], 0)
-        n = self.num_directions
-        return h, c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
+        return h, to_directions(c, self.num_directions)
 
     def _check_state(self, state, rows):
         _check_state(self, state, rows, self.bias)

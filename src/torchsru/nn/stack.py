@@ -22,6 +22,8 @@ from torchsru.nn.recurrent import (
     check_state_tensor,
     describe,
     drop_over_time,
+    to_channels,
+    to_directions,
     wrong_type,
 )
 from torchsru.ops import linear_recurrence
@@ -205,18 +207,6 @@ class Stack(Recurrent):
 def state_type(t: Tensor) -> torch.dtype:
     """float32, or float64 where t is: the type of states and gates."""
     return torch.promote_types(t.dtype, torch.float32)
-
-
-def to_channels(state: Tensor | None) -> Tensor | None:
-    """[n, R, d] -> [R, D]."""
-    if state is None:
-        return None
-    return state[0] if state.shape[0] == 1 else state.transpose(0, 1).flatten(1)
-
-
-def to_directions(c: Tensor, n: int) -> Tensor:
-    """[R, D] -> [n, R, d]."""
-    return c.unsqueeze(0) if n == 1 else c.unflatten(1, (n, -1)).transpose(0, 1)
 
 
 def previous(

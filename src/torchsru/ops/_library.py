@@ -12,13 +12,15 @@ import ctypes
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from torchsru.ops._autograd import eager_function
 
 SUFFIX = ".dylib" if platform.system() == "Darwin" else ".so"
 PATH = Path(__file__).parents[1] / "lib" / f"libtorchsru{SUFFIX}"
@@ -44,9 +46,6 @@ def _load() -> str | None:
 
 #: Why the compiled kernels are not there, or None.
 LOAD_ERROR = _load()
-
-#: Names of the overloads of each op, see above.
-OVERLOADS = ("default", "torch")
 
 _definitions = torch.library.Library("torchsru", "FRAGMENT")
 _taken: set[str] = set()  # ops that someone else had defined under our names
@@ -74,6 +73,19 @@ class Overload:
     traced_forward: Callable[..., Any]
     traced_train: Callable[..., Any]
     traced_backward: Callable[..., Any]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        setup_context: Callable[..., None],
+        backward: Callable[..., Any],
+        direct: Sequence[Callable[..., Any]],
+        traced: Sequence[Callable[..., Any]],
+    ) -> "Overload":
+        """Of the three ops as eager mode and as tracing calls them; autograd as in `register`."""
+        train = eager_function(direct[1], setup_context, partial(backward, name))
+        return cls(direct[0], direct[1], direct[2], train, traced[0], traced[1], traced[2])
 
     def call(self, grad: bool, arguments: tuple[Any, ...]) -> Any:
         """Call the op that this mode wants; grad: with autograd."""

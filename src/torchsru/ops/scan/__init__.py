@@ -4,11 +4,12 @@ reference.py is the definition, pytorch.py the pure-PyTorch path, csrc/ the comp
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchsru.ops._autograd import eager_function, second_gradients
+from torchsru.ops._autograd import second_gradients
 from torchsru.ops._backends import choose
 from torchsru.ops._checks import (
     as_dtype,
@@ -182,18 +183,12 @@ def _load_triton() -> bool:
         for op, (backward, setup_context) in autograd.items():
             op.register_autograd(partial(backward, "triton"), setup_context=setup_context)
         traced = [getattr(torch.ops.torchsru, f"{name}_triton").default for name in SCHEMAS]
-        direct = [triton.forward, triton.forward, triton.backward]
-        _OVERLOADS["triton"] = _overload("triton", direct, traced)
+        direct: list[Any] = [triton.forward, triton.forward, triton.backward]
+        _OVERLOADS["triton"] = Overload.of("triton", _setup_train, _backward_train, direct, traced)
     return True
-
-
-def _overload(name, direct, traced):
-    forward, forward_train, backward = direct
-    train = eager_function(forward_train, _setup_train, partial(_backward_train, name))
-    return Overload(forward, forward_train, backward, train, *traced)
 
 
 _OVERLOADS: dict[str, Overload] = {}
 for _name in ("default", "torch"):
     _ops = [getattr(getattr(torch.ops.torchsru, op), _name) for op in SCHEMAS]
-    _OVERLOADS[_name] = _overload(_name, _ops, _ops)
+    _OVERLOADS[_name] = Overload.of(_name, _setup_train, _backward_train, _ops, _ops)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torchsru.ops._autograd import eager_function, second_gradients
+from torchsru.ops._autograd import second_gradients
 from torchsru.ops._backends import choose
 from torchsru.ops._checks import (
     as_dtype,
@@ -313,17 +313,13 @@ def _load_triton() -> bool:
         for op, (backward, setup_context) in autograd.items():
             op.register_autograd(partial(backward, "triton"), setup_context=setup_context)
         traced = [getattr(torch.ops.torchsru, f"{name}_triton").default for name in SCHEMAS]
-        _OVERLOADS["triton"] = _overload("triton", triton.DIRECT, traced)
+        _OVERLOADS["triton"] = Overload.of(
+            "triton", _setup_train, _backward_train, triton.DIRECT, traced
+        )
     return True
-
-
-def _overload(name, direct, traced):
-    forward, forward_train, backward = direct
-    train = eager_function(forward_train, _setup_train, partial(_backward_train, name))
-    return Overload(forward, forward_train, backward, train, *traced)
 
 
 _OVERLOADS = {}
 for _name in ("default", "torch"):
     _ops = [getattr(getattr(torch.ops.torchsru, op), _name) for op in SCHEMAS]
-    _OVERLOADS[_name] = _overload(_name, _ops, _ops)
+    _OVERLOADS[_name] = Overload.of(_name, _setup_train, _backward_train, _ops, _ops)
