@@ -29,7 +29,7 @@ SHAPES = [(1, 1, 1), (7, 3, 5), (33, 2, 129), (256, 2, 64), (5, 35, 6)]
 
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skip(reason=why)) if (why := backends()[name]) else name
-    for name in ("cpu", "torch")
+    for name in ("cpu", "torch", "torch_parallel")
 ]
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tests.ops.helpers import (
 from torch._functorch.aot_autograd import aot_export_module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from torchsru import SRU
+from torchsru.nn import SRU as Layer
 from torchsru.ops import _triton, linear_recurrence, sru_recurrence
 from torchsru.ops.sru import _load_triton as load_sru
 
@@ -88,23 +89,27 @@ def on_device(fn):
     return moved
 
 
-sru = on_device(partial(sru_recurrence, backend="triton"))
-linear = on_device(partial(linear_recurrence, backend="triton"))
+WAYS = ["triton", "triton_parallel"]
+SRU = {way: on_device(partial(sru_recurrence, backend=way)) for way in WAYS}
+LINEAR = {way: on_device(partial(linear_recurrence, backend=way)) for way in WAYS}
+sru = SRU["triton"]
 
 
 # ---- against the definition ----------------------------------------------------------------------
 
 
 @runs
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", SRU_PAIRS, ids=str)
-def test_sru_matches_reference(case):
-    check(sru, case)
+def test_sru_matches_reference(case, way):
+    check(SRU[way], case)
 
 
 @runs
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", LINEAR_PAIRS, ids=str)
-def test_linear_recurrence_matches_reference(case):
-    check(linear, case)
+def test_linear_recurrence_matches_reference(case, way):
+    check(LINEAR[way], case)
 
 
 @runs
@@ -123,11 +128,51 @@ def test_a_long_sequence_of_narrow_channels():
 
 
 @runs
-def test_the_same_bits_twice():
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_what_newton_leaves_is_computed_in_turn(iterations, monkeypatch):
+    """Chunks of 8 steps, most of which so few iterations do not solve."""
+    from torchsru.ops.sru import triton as launchers
+
+    monkeypatch.setattr(launchers, "ITERATIONS", iterations)
+    check(SRU["triton_parallel"], SruCase(shape=(60, 1, 5), v="wide", sequences="mask"))
+    bounds = (0, 5, 5, 45, 60)
+    case = SruCase(shape=(60, 1, 5), v="wide", sequences="documents", bounds=bounds)
+    check(SRU["triton_parallel"], replace(case, num_directions=2))
+
+
+@runs
+def test_a_chunk_counts_as_solved_only_within_the_tolerance(monkeypatch):
+    """With no iteration the guess is taken as it is unless the rest is computed in turn."""
+    from torchsru.ops.sru import triton as launchers
+
+    case = SruCase(shape=(30, 1, 3), v="wide")
+    monkeypatch.setattr(launchers, "ITERATIONS", 0)
+    check(SRU["triton_parallel"], case)
+    monkeypatch.setattr(torch, "ones_like", partial(torch.full_like, fill_value=1000))  # "solved"
+    with pytest.raises(AssertionError, match="roundings off"):
+        check(SRU["triton_parallel"], case)
+
+
+@runs
+def test_tuning_moves_no_bit(monkeypatch):
+    case = SruCase(shape=(5, 2, 40), dtype=torch.float32)
+    t, seeds = case.tensors(), seeds_for(case, case.tensors())
+    plain = run(sru, t, case.options(), seeds, case.outputs)
+    monkeypatch.setattr(_triton, "_tuning", True)
+    monkeypatch.setattr(_triton, "_tuned", {})
+    monkeypatch.setattr(_triton, "CANDIDATES", (_triton.Tiles(32, 1), _triton.Tiles(64, 2)))
+    tuned = run(sru, t, case.options(), seeds, case.outputs)
+    assert len(_triton._tuned) == 2  # forward and backward
+    assert all(torch.equal(plain[name], tuned[name]) for name in plain)
+
+
+@runs
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_bits_twice(way):
     case = SruCase(shape=(9, 4, 40), dtype=torch.float32, sequences="mask", num_directions=2)
     t = case.tensors()
     first, second = (
-        run(sru, t, case.options(), seeds_for(case, t), case.outputs) for _ in range(2)
+        run(SRU[way], t, case.options(), seeds_for(case, t), case.outputs) for _ in range(2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -135,20 +180,22 @@ def test_the_same_bits_twice():
 @runs
 @pytest.mark.parametrize("shape", [(0, 2, 5), (3, 0, 5), (0, 0, 4)])
 @pytest.mark.parametrize("num_directions", [1, 2])
-def test_empty(shape, num_directions):
+@pytest.mark.parametrize("way", WAYS)
+def test_empty(shape, num_directions, way):
     L, B, D = shape
     D += D % num_directions
     u = torch.randn(L, B, 3, D, requires_grad=True)
     c0 = torch.randn(B, D, requires_grad=True)
     v = torch.randn(2, D, requires_grad=True)
-    h, c = sru(u=u, x=torch.randn(L, B, D), v=v, c0=c0, num_directions=num_directions)
+    h, c = SRU[way](u=u, x=torch.randn(L, B, D), v=v, c0=c0, num_directions=num_directions)
     assert torch.equal(c, c0) and h.shape == (L, B, D)
     gu, gc0, gv = torch.autograd.grad(h.sum() + c.sum(), [u, c0, v])
     assert gu.shape == u.shape and torch.equal(gc0, torch.ones_like(c0)) and not gv.any()
 
 
 @runs
-def test_what_stands_at_padding_reaches_nothing():
+@pytest.mark.parametrize("way", WAYS)
+def test_what_stands_at_padding_reaches_nothing(way):
     case = SruCase(sequences="mask", v="varying", dtype=torch.float32)
     t = case.tensors()
     poisoned = dict(t)
@@ -156,7 +203,7 @@ def test_what_stands_at_padding_reaches_nothing():
         padding = t["mask"].view(*t["mask"].shape, *[1] * (t[name].dim() - 2))
         poisoned[name] = t[name].masked_fill(padding, float("nan"))
     seeds = seeds_for(case, t)
-    got, expected = (run(sru, t, case.options(), seeds, case.outputs) for t in (poisoned, t))
+    got, expected = (run(SRU[way], t, case.options(), seeds, case.outputs) for t in (poisoned, t))
     for name in expected:
         assert torch.equal(got[name], expected[name]), name
 
@@ -200,10 +247,11 @@ def test_second_derivatives_come_from_the_reference():
 @pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("grad", [False, True])
-def test_tracing_finds_the_kernel(grad):
+@pytest.mark.parametrize("way", [*WAYS, "triton_auto"])
+def test_tracing_finds_the_kernel(grad, way):
     """With tensors of a GPU that is not there: what torch.compile and AOTInductor build from."""
     load_sru()
-    forward = f"sru_forward{'_train' if grad else ''}_triton"
+    forward = f"sru_forward{'_train' if grad else ''}_{way}"
 
     class Module(torch.nn.Module):
         def forward(self, u, x):
@@ -236,7 +284,7 @@ def test_traced_calls_are_the_eager_ones(grad):
 
 @pytest.mark.gpu
 def test_a_layer_on_the_gpu_takes_triton():
-    layer, x = SRU(64, 64, 2), torch.randn(20, 3, 64)
+    layer, x = Layer(64, 64, 2), torch.randn(20, 3, 64)
     expected, _ = layer(x)
     got, _ = layer.cuda()(x.cuda())
     torch.testing.assert_close(got.cpu(), expected, rtol=1e-3, atol=1e-3)
@@ -255,8 +303,9 @@ FULL = BASE | {
 }  # fmt: skip
 ABSENT = {  # argument: the option that says whether it is there
     "x": "HAS_X", "b": "HAS_B", "c0": "HAS_C0", "mask": "MASK", "bounds": "DOCUMENTS",
-    "out_mask": "OUT_MASK",
+    "out_mask": "OUT_MASK", "s0": "HAS_S0",
 }  # fmt: skip
+POINTERS = {"mask": "*i1", "bounds": "*i64", "solved": "*i32"}  # of one type always
 IN_INPUT_TYPE = {"u", "x", "h", "gh", "gu", "gx", "a", "gc", "ga", "gb"}
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 
@@ -276,10 +325,10 @@ def compile_kernel(kernel, dtype, target, options):
             constants[name] = None
         if name in constants:
             signature[name] = "constexpr"
-        elif name in ("L", "B", "D", "d"):
+        elif name in ("L", "B", "R", "D", "d", "length"):
             signature[name] = "i32"
-        elif name in ("mask", "bounds"):
-            signature[name] = {"mask": "*i1", "bounds": "*i64"}[name]
+        elif name in POINTERS:
+            signature[name] = POINTERS[name]
         else:
             in_input_type = name in IN_INPUT_TYPE or (linear and name in ("b", "c_steps"))
             signature[name] = "*" + (dtype if in_input_type else state)
@@ -307,11 +356,18 @@ def spills(compiled, target) -> int:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels_compile_and_keep_their_registers(target, dtype, options):
+    from torchsru.ops import _triton_kernels as common
     from torchsru.ops.scan import triton_kernels as scan
     from torchsru.ops.sru import triton_kernels as sru
 
-    options = options | {"KEEP": True, "HAS_GC": True, "HAS_GC_LAST": True}
-    kernels = [sru.sru_forward, sru.sru_backward, scan.linear_forward, scan.linear_backward]
+    options = options | {"KEEP": True, "HAS_GC": True, "HAS_GC_LAST": True, "HAS_S0": True}
+    kernels = [
+        *(sru.sru_forward, sru.sru_guess, sru.sru_run, sru.sru_newton, sru.sru_finish),
+        *(sru.sru_backward, scan.linear_forward, scan.linear_backward, common.chain),
+    ]
     for kernel in kernels:
-        compiled = compile_kernel(kernel, dtype, TARGETS[target], options)
-        assert spills(compiled, TARGETS[target]) == 0, kernel.__name__
+        passes = range(3) if "PASS" in kernel.arg_names else [0]
+        for PASS in passes:
+            if kernel is not sru.sru_forward or common.MAPS.value != PASS:
+                compiled = compile_kernel(kernel, dtype, TARGETS[target], options | {"PASS": PASS})
+                assert spills(compiled, TARGETS[target]) == 0, (kernel.__name__, PASS)

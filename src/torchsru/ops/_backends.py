@@ -21,9 +21,11 @@ def _no_transforms() -> str | None:
 #: name: why it cannot run a call on this tensor, or None; "auto" takes the first that can
 BACKENDS: dict[str, Callable[[Tensor], str | None]] = {
     "cpu": lambda u: LOAD_ERROR or (_no_transforms() if u.is_cpu else "needs CPU tensors"),
-    "torch": lambda u: _no_transforms(),
-    # after "torch" until a GPU has proven it: only its name chooses it
     "triton": lambda u: _triton.why_not(u.is_cuda) or _no_transforms(),
+    "torch": lambda u: _no_transforms(),
+    # by name only: "auto" takes these ways within the two above, where they are worth while
+    "triton_parallel": lambda u: _triton.why_not(u.is_cuda) or _no_transforms(),
+    "torch_parallel": lambda u: _no_transforms(),
     "reference": lambda u: None,
 }
 
@@ -53,7 +55,9 @@ def backends() -> dict[str, str | None]:
     """Return for each backend why it cannot run on this machine, or None if it can."""
     return {
         "cpu": cpu_info()["error"],
+        "triton": (why_not_triton := _triton.why_not(torch.cuda.is_available())),
         "torch": None,
-        "triton": _triton.why_not(torch.cuda.is_available()),
+        "triton_parallel": why_not_triton,
+        "torch_parallel": None,
         "reference": None,
     }

@@ -1,11 +1,12 @@
 """The compiled library: where it is, whether it loaded, and how ops are registered with PyTorch.
 
-Each op has two overloads of one schema. `default` is the best that the device has: the compiled
+Each op has three overloads of one schema. `default` is the best that the device has: the compiled
 kernels on a CPU, pure PyTorch elsewhere or where the library is absent. `torch` is pure PyTorch
-everywhere. The library registers the first from C++, so that an AOTInductor package runs in a
-process without Python; here they get what tracing and autograd need. Where PyTorch refuses that,
-nothing of the library's is left registered, and pure PyTorch serves under the same names; a name
-that someone else has taken stays theirs, and every call goes to `torch` then.
+everywhere, one loop over time, and `torch_parallel` the same in parallel in time. The library
+registers the first from C++, so that an AOTInductor package runs in a process without Python; here
+they get what tracing and autograd need. Where PyTorch refuses that, nothing of the library's is
+left registered, and pure PyTorch serves under the same names; a name that someone else has taken
+stays theirs, and every call goes to `torch` then.
 """
 
 import ctypes
@@ -54,11 +55,13 @@ _taken: set[str] = set()  # ops that someone else had defined under our names
 def overload_for(backend: str, chosen: str) -> str:
     """Return the name of the overload that calls go to: `backend` asked for, `chosen` will run.
 
-    "triton" is no overload but ops of its own, see `torchsru.ops.sru.triton`.
+    Those of Triton are no overloads but ops of their own, see `torchsru.ops._triton_ops`.
     """
+    if backend != "auto":
+        return "default" if chosen == "cpu" else chosen
     if chosen == "triton":
-        return "triton"
-    return "torch" if backend == "torch" or _taken else "default"
+        return "triton_auto"
+    return "torch" if _taken else "default"
 
 
 @dataclass(frozen=True)
@@ -108,18 +111,24 @@ def register(
 ) -> None:
     """Register an op's pure-PyTorch implementation, fake function and autograd.
 
+    implementation: its last argument, `parallel`, says whether to compute in parallel in time,
+        None: where that is worth while.
     backward: of autograd; it is told the overload's name first.
     """
     name = schema[: schema.index("(")]
-    overloads = {"default": name, "torch": f"{name}.torch"}
+    overloads = {"default": None, "torch": False, "torch_parallel": True}
     if LOAD_ERROR is not None and hasattr(torch.ops.torchsru, name):
         _taken.add(name)
         del overloads["default"]
     elif LOAD_ERROR is not None:
         _definitions.define(schema)
-    _definitions.define(schema.replace("(", ".torch(", 1))
-    for overload, qualified in overloads.items():
-        _definitions.impl(qualified, implementation, "CompositeExplicitAutograd")
+    for overload, parallel in overloads.items():
+        qualified = name if overload == "default" else f"{name}.{overload}"
+        if overload != "default":
+            _definitions.define(schema.replace(name, qualified, 1))
+        _definitions.impl(
+            qualified, partial(implementation, parallel=parallel), "CompositeExplicitAutograd"
+        )
         torch.library.register_fake(f"torchsru::{qualified}", fake, lib=_definitions)
         if backward is not None:
             torch.library.register_autograd(

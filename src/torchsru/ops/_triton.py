@@ -2,11 +2,16 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
-from typing import Any
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from torchsru.ops._parallel import cut, worth_while
 
 #: Programs enough to keep every multiprocessor of today's GPUs busy; below, blocks get narrower.
 PROGRAMS = 512
@@ -15,7 +20,7 @@ LARGEST_BLOCK, SMALLEST_BLOCK = 128, 32
 #: Whether a product and a sum may become one rounding: not, so that every GPU rounds alike.
 FP_FUSION = False
 
-
+_COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 INSTALLED = importlib.util.find_spec("triton") is not None
 
 
@@ -28,20 +33,104 @@ def why_not(on_gpu: bool) -> str | None:
     """Why Triton kernels cannot run on a tensor, or None; on_gpu: on a CUDA or ROCm device."""
     if not INSTALLED:
         return "triton is not installed"
-    if not on_gpu and not interpreted():
+    if interpreted():
+        return None
+    if not on_gpu:
         return "needs a CUDA or ROCm GPU"
+    if not _COMPILER:
+        return "Triton starts kernels through a C compiler, and CC, gcc and clang are all absent"
     return None
 
 
-def block_and_warps(rows: int, d: int) -> tuple[int, int, int]:
-    """Programs, channels a program and warps a program, for `rows` times d channels.
+class Tiles(NamedTuple):
+    """Channels a program and warps a program. They move no result: channels do not meet."""
 
-    A function of the shape alone, and one that moves no result: channels do not meet.
+    block: int
+    warps: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As a launch takes them."""
+        return {"BLOCK": self.block, "num_warps": self.warps, "enable_fp_fusion": FP_FUSION}
+
+
+CANDIDATES = tuple(Tiles(block, warps) for block in (32, 64, 128, 256) for warps in (1, 2, 4))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a call is spread over programs.
+
+    rows: R times directions, of d channels each.
+    chunks, length: of time, and steps a chunk; `chunks` is 1 if time is one loop.
     """
-    block = LARGEST_BLOCK
-    while block > SMALLEST_BLOCK and (block >= 2 * d or rows * -(-d // block) < PROGRAMS):
-        block //= 2
-    return rows * -(-d // block), block, block // 32
+
+    rows: int
+    d: int
+    chunks: int
+    length: int
+
+    @classmethod
+    def of(cls, L: int, R: int, D: int, num_directions: int, parallel: bool | None) -> "Launch":
+        """parallel: in time; None: where that is worth while."""
+        if parallel is None:
+            parallel = worth_while("triton", L, R * D)
+        chunks, length = cut(L, R * D) if parallel else (1, L)
+        return cls(R * num_directions, D // num_directions, chunks, length)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no channel at all."""
+        return self.rows * self.d == 0
+
+    def tiles(self) -> Tiles:
+        """A fixed function of the shape."""
+        block = LARGEST_BLOCK
+        while block > SMALLEST_BLOCK and (
+            block >= 2 * self.d or self.programs(block) * self.chunks < PROGRAMS
+        ):
+            block //= 2
+        return Tiles(block, block // 32)
+
+    def programs(self, block: int) -> int:
+        """Programs for all channels, of one chunk."""
+        return self.rows * -(-self.d // block)
+
+
+_tuned: dict[Any, Tiles] = {}
+_tuning = os.environ.get("TORCHSRU_TUNE") == "1"
+
+
+def run(key: tuple[Any, ...], launch: Launch, start: Callable[[Tiles], None]) -> None:
+    """Start kernels on the launch's tiles, or with TORCHSRU_TUNE=1 on those found the fastest.
+
+    Tuning tries every candidate at the first eager call of a key and shape; no result depends on
+    it, since no candidate changes the order of any sum.
+
+    Args:
+        key: what the kernels' speed depends on beside the launch.
+        start: starts them; may be called any number of times.
+    """
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    if not _tuning or torch.compiler.is_compiling() or capturing:
+        return start(launch.tiles())
+    if (key, launch) not in _tuned:
+        _tuned[key, launch] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
+    return start(_tuned[key, launch])
+
+
+def _seconds(start: Callable[[Tiles], None], tiles: Tiles, repeats: int = 5) -> float:
+    """The shortest of a few timed starts, after one to compile."""
+
+    def once() -> float:
+        began = perf_counter()
+        start(tiles)
+        if not interpreted():
+            torch.cuda.synchronize()
+        return perf_counter() - began
+
+    once()
+    return min(once() for _ in range(1 if interpreted() else repeats))
 
 
 def contiguous(tensors: Sequence[Tensor | None]) -> list[Any]:

@@ -1,7 +1,17 @@
-"""What the recurrences' Triton kernels share: where a program stands, and rows of states."""
+"""What the recurrences' Triton kernels share: where a program stands, and how chunks are chained.
+
+A kernel over time has a PASS:
+
+WHOLE  one program goes through all steps of its channels
+MAPS   parallel in time, first pass: a program finds what its chunk makes of a state 0, and by how
+       much it scales any other: `ends` and `decays` [C, R, D]
+STEPS  second pass: the steps of WHOLE, each chunk from its own first state in `starts` [C, R, D]
+"""
 
 import triton
 import triton.language as tl
+
+WHOLE, MAPS, STEPS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
@@ -28,8 +38,38 @@ def place(bounds, L, d, DIRECTIONS: tl.constexpr, DOCUMENTS: tl.constexpr, BLOCK
 
 
 @triton.jit
+def chunk(r, steps, R, D, length, PASS: tl.constexpr):
+    """The steps of a program's chunk, from begin to end; where its row of `starts` stands; and how
+    many chunks its sequence has, its last being the one that holds the last state."""
+    if PASS == WHOLE:
+        return steps * 0, steps, steps * 0, steps * 0, steps * 0 + 1
+    n = tl.program_id(1).to(tl.int64)
+    begin = tl.minimum(n * length, steps)
+    end = tl.minimum(begin + length, steps)
+    return begin, end, n, (n * R + r) * D, tl.maximum(tl.cdiv(steps, length), 1)
+
+
+@triton.jit
 def load_row(t, r, j, on, D, S: tl.constexpr, PRESENT: tl.constexpr, DEFAULT: tl.constexpr):
     """Row r of a tensor [R, D], or a constant if absent."""
     if PRESENT:
         return tl.load(t + r * D + j, on, 0)
     return tl.full(j.shape, DEFAULT, S)
+
+
+@triton.jit
+def chain(
+    decays, ends, s0, starts, bounds, L, R, D, d, length,
+    DOUBLE: tl.constexpr, HAS_S0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write the first state of every chunk: the one before it through the chunk's affine map."""
+    S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    r, _, _, steps, _, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    exists = lane < d
+    s = load_row(s0, r, j, exists, D, S, HAS_S0, 0.0)
+    tl.store(starts + r * D + j, s, exists)
+    for n in range(1, tl.cdiv(steps, length)):
+        at = ((n - 1) * R + r) * D + j
+        s = tl.load(decays + at, exists, 0) * s + tl.load(ends + at, exists, 0)
+        tl.store(starts + at + R * D, s, exists)

@@ -3,9 +3,6 @@
 reference.py is the definition, pytorch.py the pure-PyTorch path, csrc/ the compiled one.
 """
 
-from functools import partial
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -165,7 +162,7 @@ register(
 
 def overload(name: str) -> Overload:
     """The ops of an overload."""
-    if name == "triton":
+    if name.startswith("triton"):
         _load_triton()
     return _OVERLOADS[name]
 
@@ -174,21 +171,15 @@ def overload(name: str) -> Overload:
 def _load_triton() -> bool:
     """Import Triton's ops at the first call that needs them, and not before."""
     if "triton" not in _OVERLOADS:
+        from torchsru.ops import _triton_ops
         from torchsru.ops.scan import triton
 
-        autograd = {
-            triton.linear_forward_train: (_backward_train, _setup_train),
-            triton.linear_backward: (_double_backward, _setup_backward),
-        }
-        for op, (backward, setup_context) in autograd.items():
-            op.register_autograd(partial(backward, "triton"), setup_context=setup_context)
-        traced = [getattr(torch.ops.torchsru, f"{name}_triton").default for name in SCHEMAS]
-        direct: list[Any] = [triton.forward, triton.forward, triton.backward]
-        _OVERLOADS["triton"] = Overload.of("triton", _setup_train, _backward_train, direct, traced)
+        train, double = (_setup_train, _backward_train), (_setup_backward, _double_backward)
+        _OVERLOADS.update(_triton_ops.make_overloads(SCHEMAS, triton.LAUNCHERS, train, double))
     return True
 
 
 _OVERLOADS: dict[str, Overload] = {}
-for _name in ("default", "torch"):
+for _name in ("default", "torch", "torch_parallel"):
     _ops = [getattr(getattr(torch.ops.torchsru, op), _name) for op in SCHEMAS]
     _OVERLOADS[_name] = Overload.of(_name, _setup_train, _backward_train, _ops, _ops)

@@ -1,79 +1,84 @@
-"""The linear recurrence's ops on the GPU: allocation and launches around triton_kernels.py.
+"""The linear recurrence on the GPU: allocation and launches around triton_kernels.py.
 
-Importing this module imports Triton; see `torchsru.ops.sru.triton`, its sibling.
+Importing this module imports Triton; `torchsru.ops` does so at the first call that needs it.
 """
 
 import torch
-from torch import Tensor
-from torch.library import triton_op, wrap_triton
 
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._triton import FP_FUSION, block_and_warps, check_bounds, contiguous
+from torchsru.ops._triton import Launch, Tiles, check_bounds, contiguous, run
+from torchsru.ops._triton_chunks import first_states, maps, wrap
+from torchsru.ops._triton_kernels import MAPS, STEPS, WHOLE
 from torchsru.ops.scan import triton_kernels
 
 
-def forward(a, b, c0, mask, cu_seqlens, num_directions):
-    """Return c [L, B, D] and the last state [R, D]."""
+def forward(a, b, c0, mask, cu_seqlens, num_directions, parallel=None):
+    """Return c [L, B, D] and the last state [R, D]; parallel: in time, None: either."""
     a, b, c0, mask, cu_seqlens = contiguous([a, b, c0, mask, cu_seqlens])
     L, B, D = a.shape
     R = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    c, c_last = a.new_empty(L, B, D), a.new_empty(R, D, dtype=state_dtype(a))
+    S = state_dtype(a)
+    c, c_last = a.new_empty(L, B, D), a.new_empty(R, D, dtype=S)
     if cu_seqlens is not None:
         check_bounds(cu_seqlens, L)
-    d = D // num_directions
-    programs, block, warps = block_and_warps(R * num_directions, d)
-    if programs:
-        wrap_triton(triton_kernels.linear_forward)[(programs,)](
-            a, b, c0, mask, cu_seqlens, c, c_last, L, B, D, d,
-            DOUBLE=a.dtype == torch.float64, HAS_C0=c0 is not None, MASK=mask is not None,
-            DOCUMENTS=cu_seqlens is not None, DIRECTIONS=num_directions,
-            BLOCK=block, num_warps=warps, enable_fp_fusion=FP_FUSION,
-        )  # fmt: skip
+    launch = Launch.of(L, R, D, num_directions, parallel)
+    if launch.empty:
+        return c, c_last
+    options = {
+        "DOUBLE": torch.float64 == S, "HAS_C0": c0 is not None, "MASK": mask is not None,
+        "DOCUMENTS": cu_seqlens is not None, "DIRECTIONS": num_directions,
+    }  # fmt: skip
+
+    def start(tiles: Tiles) -> None:
+        def go(PASS, starts=None, ends=None, decays=None):
+            wrap(triton_kernels.linear_forward, launch, tiles)(
+                a, b, c0, mask, cu_seqlens, starts, c, c_last, ends, decays,
+                L, B, R, D, launch.d, launch.length, PASS=PASS.value, **options, **tiles.options,
+            )  # fmt: skip
+
+        if launch.chunks == 1:
+            return go(WHOLE)
+        ends, decays = maps(c_last, launch, 2)
+        go(MAPS, ends=ends, decays=decays)
+        return go(STEPS, first_states(decays, ends, c0, cu_seqlens, L, launch, tiles))
+
+    run(("linear_forward", a.dtype, *options.values()), launch, start)
     return c, c_last
 
 
-def backward(gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions):
+def backward(gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions, parallel=None):
     """Return the gradients of a, b and c0; of an absent c0 an empty tensor."""
     gc, gc_last, a, c0, mask, cu_seqlens, c = contiguous([gc, gc_last, a, c0, mask, cu_seqlens, c])
     L, B, D = a.shape
     R = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    S = state_dtype(a)
     ga, gb = a.new_empty(L, B, D), a.new_empty(L, B, D)
-    gc0 = a.new_empty((R, D) if c0 is not None else (0,), dtype=state_dtype(a))
-    d = D // num_directions
-    programs, block, warps = block_and_warps(R * num_directions, d)
-    if programs:
-        wrap_triton(triton_kernels.linear_backward)[(programs,)](
-            gc, gc_last, a, c0, mask, cu_seqlens, c, ga, gb, gc0, L, B, D, d,
-            DOUBLE=a.dtype == torch.float64, HAS_C0=c0 is not None, MASK=mask is not None,
-            DOCUMENTS=cu_seqlens is not None, DIRECTIONS=num_directions,
-            HAS_GC_LAST=gc_last is not None, BLOCK=block, num_warps=warps,
-            enable_fp_fusion=FP_FUSION,
-        )  # fmt: skip
+    gc0 = a.new_empty((R, D) if c0 is not None else (0,), dtype=S)
+    launch = Launch.of(L, R, D, num_directions, parallel)
+    if launch.empty:
+        return ga, gb, gc0
+    options = {
+        "DOUBLE": torch.float64 == S, "HAS_C0": c0 is not None, "MASK": mask is not None,
+        "DOCUMENTS": cu_seqlens is not None, "DIRECTIONS": num_directions,
+        "HAS_GC_LAST": gc_last is not None,
+    }  # fmt: skip
+
+    def start(tiles: Tiles) -> None:
+        def go(PASS, starts=None, ends=None, decays=None):
+            wrap(triton_kernels.linear_backward, launch, tiles)(
+                gc, gc_last, a, c0, mask, cu_seqlens, c, starts, ga, gb, gc0, ends, decays,
+                L, B, R, D, launch.d, launch.length, PASS=PASS.value, **options, **tiles.options,
+            )  # fmt: skip
+
+        if launch.chunks == 1:
+            return go(WHOLE)
+        ends, decays = maps(a.new_empty(R, D, dtype=S), launch, 2)
+        go(MAPS, ends=ends, decays=decays)
+        return go(STEPS, first_states(decays, ends, gc_last, cu_seqlens, L, launch, tiles))
+
+    run(("linear_backward", a.dtype, *options.values()), launch, start)
     return ga, gb, gc0
 
 
-@triton_op("torchsru::linear_forward_triton", mutates_args=())
-def linear_forward(
-    a: Tensor, b: Tensor, c0: Tensor | None, mask: Tensor | None, cu_seqlens: Tensor | None,
-    num_directions: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return c [L, B, D] and the last state [R, D]."""
-    return forward(a, b, c0, mask, cu_seqlens, num_directions)
-
-
-@triton_op("torchsru::linear_forward_train_triton", mutates_args=())
-def linear_forward_train(
-    a: Tensor, b: Tensor, c0: Tensor | None, mask: Tensor | None, cu_seqlens: Tensor | None,
-    num_directions: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The same, with autograd."""
-    return forward(a, b, c0, mask, cu_seqlens, num_directions)
-
-
-@triton_op("torchsru::linear_backward_triton", mutates_args=())
-def linear_backward(
-    gc: Tensor, gc_last: Tensor | None, a: Tensor, b: Tensor, c0: Tensor | None,
-    mask: Tensor | None, cu_seqlens: Tensor | None, c: Tensor, num_directions: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the gradients of a, b and c0; of an absent c0 an empty tensor."""
-    return backward(gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions)
+#: Forward, forward for training, backward.
+LAUNCHERS = (forward, forward, backward)

@@ -1,8 +1,8 @@
 """Linear recurrence on the GPU, forward and backward, in Triton.
 
-Computes   c_t = a_t c_{t-1} + b_t; a program per state row, direction and block of channels, time
-           is a loop with c held in registers
-Layout     a, b, c [L, B, D]; states [R, D]; contiguous, D fastest
+Computes   c_t = a_t c_{t-1} + b_t; a program per state row, direction and block of channels, and in
+           parallel per chunk of time; steps are a loop with c held in registers
+Layout     a, b, c [L, B, D]; states [R, D]; ends, decays, starts [C, R, D]; contiguous, D fastest
 Precision  loads and stores the tensor's type; computes and carries c in float32, or in float64
 Memory     the backward pass reads the output c
 Limits     any L, B and D, zero included; int64 offsets; the last block of channels is masked
@@ -12,21 +12,25 @@ Check      tests/ops/test_triton.py, in Triton's interpreter and on a GPU
 import triton
 import triton.language as tl
 
-from torchsru.ops._triton_kernels import load_row, place
+from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, place
 
 
 @triton.jit
 def linear_forward(
-    a, b, c0, mask, bounds, c_steps, c_last, L, B, D, d,
+    a, b, c0, mask, bounds, starts, c_steps, c_last, ends, decays, L, B, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
-    DIRECTIONS: tl.constexpr, BLOCK: tl.constexpr,
+    DIRECTIONS: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write c [L, B, D] and c_last [R, D]."""
+    """Write c [L, B, D] and c_last [R, D], or in the pass MAPS ends and decays [C, R, D]."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     r, batch, first, steps, backward, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    begin, end, n, at_chunk, chunks = chunk(r, steps, R, D, length, PASS)
     exists = lane < d
-    c = load_row(c0, r, j, exists, D, S, HAS_C0, 0.0)
-    for i in range(0, steps):
+    c = load_row(c0, r, j, exists, D, S, HAS_C0 and PASS != MAPS, 0.0)
+    if PASS == STEPS:
+        c = tl.load(starts + at_chunk + j, lane < tl.where(n < chunks, d, 0), 0)
+    decay = tl.full(j.shape, 1.0, S)
+    for i in range(begin, end):
         t = first + tl.where(backward, steps - 1 - i, i)
         at = (t * B + batch) * D + j
         on = exists
@@ -34,34 +38,51 @@ def linear_forward(
             on = lane < tl.where(tl.load(mask + t * B + batch) != 0, 0, d)
         a_t, b_t = tl.load(a + at, on, 1).to(S), tl.load(b + at, on, 0).to(S)
         c = a_t * c + b_t
-        tl.store(c_steps + at, c.to(c_steps.dtype.element_ty), exists)
-    tl.store(c_last + r * D + j, c, exists)
+        decay *= a_t
+        if PASS != MAPS:
+            tl.store(c_steps + at, c.to(c_steps.dtype.element_ty), exists)
+    if PASS == MAPS:
+        tl.store(ends + at_chunk + j, c, exists)
+        tl.store(decays + at_chunk + j, decay, exists)
+    else:
+        tl.store(c_last + r * D + j, c, lane < tl.where(n == chunks - 1, d, 0))
 
 
 @triton.jit
 def linear_backward(
-    gc, gc_last, a, c0, mask, bounds, c_steps, ga, gb, gc0, L, B, D, d,
+    gc, gc_last, a, c0, mask, bounds, c_steps, starts, ga, gb, gc0, ends, decays,
+    L, B, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
-    DIRECTIONS: tl.constexpr, HAS_GC_LAST: tl.constexpr, BLOCK: tl.constexpr,
+    DIRECTIONS: tl.constexpr, HAS_GC_LAST: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of a, b [L, B, D] and, if HAS_C0, of c0 [R, D]."""
+    """Write the gradients of a, b [L, B, D] and, if HAS_C0, of c0 [R, D]; or ends and decays."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     r, batch, first, steps, backward, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    begin, end, n, at_chunk, chunks = chunk(r, steps, R, D, length, PASS)
     exists = lane < d
     start = load_row(c0, r, j, exists, D, S, HAS_C0, 0.0)
-    carried = load_row(gc_last, r, j, exists, D, S, HAS_GC_LAST, 0.0)
+    carried = load_row(gc_last, r, j, exists, D, S, HAS_GC_LAST and PASS != MAPS, 0.0)
+    if PASS == STEPS:
+        carried = tl.load(starts + at_chunk + j, lane < tl.where(n < chunks, d, 0), 0)
+    decay = tl.full(j.shape, 1.0, S)
     step = tl.where(backward, -1, 1).to(tl.int64) * B * D  # from c_{t-1} to c_t
-    for i in range(0, steps):
+    for i in range(begin, end):
         t = first + tl.where(backward, i, steps - 1 - i)
         at = (t * B + batch) * D + j
         on = exists
         if MASK:
             on = lane < tl.where(tl.load(mask + t * B + batch) != 0, 0, d)
-        earlier = lane < tl.where(i < steps - 1, d, 0)
-        c_prev = tl.where(earlier, tl.load(c_steps + at - step, earlier, 0).to(S), start)
         g = carried + tl.load(gc + at, exists, 0).to(S)
-        tl.store(ga + at, tl.where(on, g * c_prev, 0.0).to(ga.dtype.element_ty), exists)
-        tl.store(gb + at, tl.where(on, g, 0.0).to(gb.dtype.element_ty), exists)
-        carried = g * tl.load(a + at, on, 1).to(S)
-    if HAS_C0:
-        tl.store(gc0 + r * D + j, carried, exists)
+        a_t = tl.load(a + at, on, 1).to(S)
+        carried = g * a_t
+        decay *= a_t
+        if PASS != MAPS:
+            earlier = lane < tl.where(i < steps - 1, d, 0)
+            c_prev = tl.where(earlier, tl.load(c_steps + at - step, earlier, 0).to(S), start)
+            tl.store(ga + at, tl.where(on, g * c_prev, 0.0).to(ga.dtype.element_ty), exists)
+            tl.store(gb + at, tl.where(on, g, 0.0).to(gb.dtype.element_ty), exists)
+    if PASS == MAPS:
+        tl.store(ends + at_chunk + j, carried, exists)
+        tl.store(decays + at_chunk + j, decay, exists)
+    elif HAS_C0:
+        tl.store(gc0 + r * D + j, carried, lane < tl.where(n == chunks - 1, d, 0))

@@ -4,7 +4,6 @@ reference.py is the definition, pytorch.py the pure-PyTorch path, csrc/ the comp
 """
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -295,7 +294,7 @@ register(
 
 def overload(name: str) -> Overload:
     """The ops of an overload."""
-    if name == "triton":
+    if name.startswith("triton"):
         _load_triton()
     return _OVERLOADS[name]
 
@@ -304,22 +303,15 @@ def overload(name: str) -> Overload:
 def _load_triton() -> bool:
     """Import Triton's ops at the first call that needs them, and not before."""
     if "triton" not in _OVERLOADS:
+        from torchsru.ops import _triton_ops
         from torchsru.ops.sru import triton
 
-        autograd = {
-            triton.sru_forward_train: (_backward_train, _setup_train),
-            triton.sru_backward: (_double_backward, _setup_backward),
-        }
-        for op, (backward, setup_context) in autograd.items():
-            op.register_autograd(partial(backward, "triton"), setup_context=setup_context)
-        traced = [getattr(torch.ops.torchsru, f"{name}_triton").default for name in SCHEMAS]
-        _OVERLOADS["triton"] = Overload.of(
-            "triton", _setup_train, _backward_train, triton.DIRECT, traced
-        )
+        train, double = (_setup_train, _backward_train), (_setup_backward, _double_backward)
+        _OVERLOADS.update(_triton_ops.make_overloads(SCHEMAS, triton.LAUNCHERS, train, double))
     return True
 
 
 _OVERLOADS = {}
-for _name in ("default", "torch"):
+for _name in ("default", "torch", "torch_parallel"):
     _ops = [getattr(getattr(torch.ops.torchsru, op), _name) for op in SCHEMAS]
     _OVERLOADS[_name] = Overload.of(_name, _setup_train, _backward_train, _ops, _ops)

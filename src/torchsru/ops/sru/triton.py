@@ -2,9 +2,6 @@
 
 Importing this module imports Triton; `torchsru.ops` does so at the first call that needs it.
 
-Eager      calls the launchers as they are: a registered op would cost more than the kernel
-Tracing    sees `torchsru::sru_*_triton`, which torch.compile and AOTInductor look into: the
-           kernels become part of what they build, and no Python is left
 Check      tests/ops/test_triton.py
 """
 
@@ -13,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
 
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._triton import FP_FUSION, block_and_warps, check_bounds, contiguous
+from torchsru.ops._parallel import ITERATIONS
+from torchsru.ops._triton import Launch, Tiles, check_bounds, contiguous, run
+from torchsru.ops._triton_chunks import first_states, maps, wrap
+from torchsru.ops._triton_kernels import MAPS, STEPS, WHOLE
 from torchsru.ops.sru import triton_kernels
 
 
@@ -48,104 +47,125 @@ def _options(
     }
 
 
-def _forward(arguments, keep):
+def _forward(arguments, keep, parallel):
     *tensors, num_directions, tanh, contractive, alpha = arguments
     tensors = contiguous(tensors)
-    u, _, _, _, _, _, cu_seqlens, _ = tensors
+    u, *_, cu_seqlens, _ = tensors
     L, B, _, D, R = _shape(u, cu_seqlens)
     S = state_dtype(u)
     h, c_last = u.new_empty(L, B, D), u.new_empty(R, D, dtype=S)
     c = u.new_empty(L, B, D, dtype=S) if keep else None
     if cu_seqlens is not None:
         check_bounds(cu_seqlens, L)
-    d = D // num_directions
-    programs, block, warps = block_and_warps(R * num_directions, d)
-    if programs:
-        wrap_triton(triton_kernels.sru_forward)[(programs,)](
-            *tensors, h, c_last, c, L, B, D, d,
-            **_options(tensors, num_directions, tanh, contractive, alpha),
-            KEEP=keep, BLOCK=block, num_warps=warps, enable_fp_fusion=FP_FUSION,
+    launch = Launch.of(L, R, D, num_directions, parallel)
+    if launch.empty:
+        return h, c_last, c
+    options = _options(tensors, num_directions, tanh, contractive, alpha)
+
+    def start(tiles: Tiles) -> None:
+        starts = None
+        if launch.chunks > 1:
+            starts = _solve(tensors, options, c_last, launch, tiles)
+        wrap(triton_kernels.sru_forward, launch, tiles)(
+            *tensors, starts, h, c_last, c, L, B, R, D, launch.d, launch.length, **options,
+            PASS=(WHOLE if starts is None else STEPS).value, KEEP=keep, **tiles.options,
         )  # fmt: skip
+
+    run(("sru_forward", u.dtype, keep, *options.values()), launch, start)
     return h, c_last, c
 
 
-def _backward(gh, gc_last, arguments, c):
+def _solve(
+    tensors: Sequence[Any], options: dict[str, Any], row: Tensor, launch: Launch, tiles: Tiles
+) -> Tensor:
+    """First states of all chunks [C, R, D]; row: any state [R, D]. `torchsru.ops.sru.parallel` has
+    the method. No waiting for the device: programs whose chunk is solved end at once."""
+    u, _, v, b, c0, mask, cu_seqlens, _ = tensors
+    L, B, _, D, R = _shape(u, cu_seqlens)
+    forget = {
+        n: options[n] for n in ("DOUBLE", "K", "HAS_B", "MASK", "DOCUMENTS", "DIRECTIONS")
+    } | tiles.options
+    chunks = {n: options[n] for n in ("DOUBLE", "DOCUMENTS", "DIRECTIONS")} | tiles.options
+    nonlinear = {"V": options["V"], "CONTRACTIVE": options["CONTRACTIVE"]}
+    shape = (L, B, R, D, launch.d, launch.length)
+
+    ends, slopes, scales, low, high = maps(row, launch, 5)
+    wrap(triton_kernels.sru_guess, launch, tiles)(
+        u, b, mask, cu_seqlens, ends, slopes, low, high, *shape, **forget
+    )
+    starts = first_states(slopes, ends, c0, cu_seqlens, L, launch, tiles)
+    if v is None:  # the guess is the solution
+        return starts
+    solved = torch.ones_like(row, dtype=torch.int32)
+    for _ in range(ITERATIONS):
+        wrap(triton_kernels.sru_run, launch, tiles)(
+            u, v, b, mask, cu_seqlens, starts, solved, ends, slopes, scales, *shape,
+            **nonlinear, **forget,
+        )  # fmt: skip
+        wrap(triton_kernels.sru_newton, launch, tiles, 1)(
+            c0, cu_seqlens, ends, slopes, scales, low, high, starts, solved,
+            L, R, D, launch.d, launch.length, HAS_C0=options["HAS_C0"], **chunks,
+        )  # fmt: skip
+    wrap(triton_kernels.sru_finish, launch, tiles, 1)(
+        u, v, b, mask, cu_seqlens, solved, starts, *shape, **nonlinear, **forget
+    )
+    return starts
+
+
+def _backward(gh, gc_last, arguments, c, parallel):
     *tensors, num_directions, tanh, contractive, alpha = arguments
     gh, gc_last, c, *tensors = contiguous([gh, gc_last, c, *tensors])
     u, x, v, b, c0, _, cu_seqlens, out_mask = tensors
     L, B, _, D, R = _shape(u, cu_seqlens)
     S = state_dtype(u)
     v_varies = v is not None and v.dim() == 4
+    launch = Launch.of(L, R, D, num_directions, parallel)
 
     def like(t, dtype=S):
         return u.new_empty(t.shape if t is not None else (0,), dtype=dtype)
 
-    gu, gx, gv, gc0, gm = like(u, u.dtype), like(x, u.dtype), like(v), like(c0), like(out_mask)
-    sums = u.new_empty(R, 4, D, dtype=S)
-    d = D // num_directions
-    programs, block, warps = block_and_warps(R * num_directions, d)
-    if programs:
-        wrap_triton(triton_kernels.sru_backward)[(programs,)](
-            gh, gc_last, *tensors, c, gu, gx, gv, gc0, gm, sums, L, B, D, d,
-            **_options(tensors, num_directions, tanh, contractive, alpha),
-            HAS_GC=gc_last is not None, BLOCK=block, num_warps=warps, enable_fp_fusion=FP_FUSION,
-        )  # fmt: skip
+    gu, gx, gv, gc0 = like(u, u.dtype), like(x, u.dtype), like(v), like(c0)
+    gm = u.new_empty((launch.chunks, R, D) if out_mask is not None else (0, 0), dtype=S)
+    sums = u.new_empty((launch.chunks, R, 4, D), dtype=S)
+    options = _options(tensors, num_directions, tanh, contractive, alpha)
+
+    def start(tiles: Tiles) -> None:
+        def go(PASS, starts=None, ends=None, decays=None):
+            wrap(triton_kernels.sru_backward, launch, tiles)(
+                gh, gc_last, *tensors, c, starts, gu, gx, gv, gc0, gm, sums, ends, decays,
+                L, B, R, D, launch.d, launch.length, **options,
+                HAS_GC=gc_last is not None, PASS=PASS.value, **tiles.options,
+            )  # fmt: skip
+
+        if launch.chunks == 1:
+            return go(WHOLE)
+        ends, decays = maps(u.new_empty(R, D, dtype=S), launch, 2)
+        go(MAPS, ends=ends, decays=decays)
+        return go(STEPS, first_states(decays, ends, gc_last, cu_seqlens, L, launch, tiles))
+
+    if not launch.empty:
+        run(("sru_backward", u.dtype, *options.values()), launch, start)
     if v is not None and not v_varies:
-        gv = sums[:, :2].sum(0)
-    gb = sums[:, 2:].sum(0) if b is not None else like(None)
-    return gu, gx, gv, gb, gc0, gm
+        gv = sums[:, :, :2].sum((0, 1))
+    gb = sums[:, :, 2:].sum((0, 1)) if b is not None else like(None)
+    return gu, gx, gv, gb, gc0, gm.sum(0)
 
 
-def _direct_forward(*arguments):
-    return _forward(arguments, keep=False)[:2]  # no c of every step
+def forward(*arguments, parallel=None):
+    """Return h [L, B, D] and the last state [R, D]; parallel: in time, None: either."""
+    return _forward(arguments, False, parallel)[:2]  # no c of every step
 
 
-def _direct_forward_train(*arguments):
-    return _forward(arguments, keep=True)  # three tensors
+def forward_train(*arguments, parallel=None):
+    """The same, and c of every step [L, B, D]."""
+    return _forward(arguments, True, parallel)
 
 
-def _direct_backward(gh, gc_last, *arguments):
+def backward(gh, gc_last, *arguments, parallel=None):
+    """Return the gradients of u, x, v, b, c0, out_mask; of an absent input an empty tensor."""
     *tensors, c, num_directions, tanh, contractive, alpha = arguments
-    return _backward(gh, gc_last, (*tensors, num_directions, tanh, contractive, alpha), c)
+    return _backward(gh, gc_last, (*tensors, num_directions, tanh, contractive, alpha), c, parallel)
 
 
 #: Forward, forward for training, backward: called as they are in eager mode.
-DIRECT = (_direct_forward, _direct_forward_train, _direct_backward)
-
-
-@triton_op("torchsru::sru_forward_triton", mutates_args=())
-def sru_forward(
-    u: Tensor, x: Tensor | None, v: Tensor | None, b: Tensor | None, c0: Tensor | None,
-    mask: Tensor | None, cu_seqlens: Tensor | None, out_mask: Tensor | None,
-    num_directions: int, tanh: bool, contractive: bool, alpha: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return h [L, B, D] and the last state [R, D]."""
-    return _direct_forward(
-        u, x, v, b, c0, mask, cu_seqlens, out_mask, num_directions, tanh, contractive, alpha
-    )
-
-
-@triton_op("torchsru::sru_forward_train_triton", mutates_args=())
-def sru_forward_train(
-    u: Tensor, x: Tensor | None, v: Tensor | None, b: Tensor | None, c0: Tensor | None,
-    mask: Tensor | None, cu_seqlens: Tensor | None, out_mask: Tensor | None,
-    num_directions: int, tanh: bool, contractive: bool, alpha: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return h [L, B, D], the last state [R, D] and c of every step [L, B, D]."""
-    return _direct_forward_train(
-        u, x, v, b, c0, mask, cu_seqlens, out_mask, num_directions, tanh, contractive, alpha
-    )
-
-
-@triton_op("torchsru::sru_backward_triton", mutates_args=())
-def sru_backward(
-    gh: Tensor, gc_last: Tensor | None,
-    u: Tensor, x: Tensor | None, v: Tensor | None, b: Tensor | None, c0: Tensor | None,
-    mask: Tensor | None, cu_seqlens: Tensor | None, out_mask: Tensor | None, c: Tensor,
-    num_directions: int, tanh: bool, contractive: bool, alpha: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return the gradients of u, x, v, b, c0, out_mask; of an absent input an empty tensor."""
-    return _direct_backward(
-        gh, gc_last, u, x, v, b, c0, mask, cu_seqlens, out_mask, c,
-        num_directions, tanh, contractive, alpha,
-    )  # fmt: skip
+LAUNCHERS = (forward, forward_train, backward)

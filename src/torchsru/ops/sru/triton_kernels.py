@@ -1,13 +1,16 @@
 """SRU recurrence on the GPU, forward and backward, in Triton.
 
 Computes   eqs. (1)-(4) of arXiv 1709.02755, every option of `sru_recurrence`; a program per state
-           row, direction and block of channels, time is a loop with c held in registers
+           row, direction and block of channels, and in parallel per chunk of time; steps are a loop
+           with c held in registers. `torchsru.ops.sru.parallel` says how the chunks' first states
+           are found; its steps are the kernels numbered 1 to 5
 Layout     u [L, B, k, D]; x, h, c [L, B, D]; v [2, D] or [L, B, 2, D]; b [2, D]; states [R, D];
-           contiguous, D fastest
+           what is known of a chunk [C, R, D]; contiguous, D fastest
 Precision  loads and stores the tensor's type; computes and carries c in float32, or in float64
 Memory     keeps c of every step for the backward pass, computes the gates again
 Order      no atomics: gradients of v and b are summed over time in registers, one row of sums a
-           program, and over rows by one reduction; block sizes do not change the arithmetic
+           program, and over rows and chunks by one reduction; block sizes do not change the
+           arithmetic, the length of a chunk does, and is a function of the shape alone
 Limits     any L, B and D, zero included; int64 offsets; the last block of channels is masked
 Check      tests/ops/test_triton.py, in Triton's interpreter and on a GPU
 """
@@ -15,10 +18,13 @@ Check      tests/ops/test_triton.py, in Triton's interpreter and on a GPU
 import triton
 import triton.language as tl
 
-from torchsru.ops._triton_kernels import load_row, place
+from torchsru.ops._parallel import TOLERANCE
+from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, place
 from torchsru.ops.sru.reference import CONTRACTIVE_BOUND
 
 _BOUND = tl.constexpr(CONTRACTIVE_BOUND)
+_TOLERANCE = tl.constexpr(TOLERANCE)
+_EPS32, _EPS64 = tl.constexpr(2.0**-23), tl.constexpr(2.0**-52)
 
 
 @triton.jit
@@ -49,18 +55,46 @@ def tanh(z):
 
 
 @triton.jit
-def load_gates(
-    u, v, row, j, on, D, v_f, v_r, b_f, b_r, S: tl.constexpr, K: tl.constexpr, VARIES: tl.constexpr
+def load_forget(
+    u, v, row, j, on, D, v_f, b_f, S: tl.constexpr, K: tl.constexpr, VARIES: tl.constexpr
 ):
-    """The pre-activations with their biases, and the state weights, of one step."""
+    """The candidate, the forget gate's pre-activation with its bias, and its state weight."""
     at = row * K * D + j
     z = tl.load(u + at, on, 0).to(S)
     f_in = tl.load(u + at + D, on, 0).to(S) + b_f
-    r_in = tl.load(u + at + 2 * D, on, 0).to(S) + b_r
     if VARIES:
         v_f = tl.load(v + row * 2 * D + j, on, 0)
+    return z, f_in, v_f
+
+
+@triton.jit
+def load_reset(
+    u, v, row, j, on, D, v_r, b_r, S: tl.constexpr, K: tl.constexpr, VARIES: tl.constexpr
+):
+    """The reset gate's pre-activation with its bias, and its state weight."""
+    r_in = tl.load(u + row * K * D + 2 * D + j, on, 0).to(S) + b_r
+    if VARIES:
         v_r = tl.load(v + row * 2 * D + D + j, on, 0)
-    return z, f_in, r_in, v_f, v_r
+    return r_in, v_r
+
+
+@triton.jit
+def forget(c, z, f_in, v_f, CONTRACTIVE: tl.constexpr):
+    """(1): f, what its argument takes from the state, and the weight of that."""
+    s = c
+    if CONTRACTIVE:
+        v_f = tl.minimum(tl.maximum(v_f, -_BOUND), _BOUND)
+        s = tanh(c - z)
+    return sigmoid(f_in + v_f * s), s, v_f
+
+
+@triton.jit
+def slope(c, z, f, s, v_f, CONTRACTIVE: tl.constexpr):
+    """dc_t / d(f's argument), and J = dc_t / dc_{t-1}."""
+    df = (c - z) * f * (1.0 - f)
+    if CONTRACTIVE:
+        return df, f + df * v_f * (1.0 - s * s)
+    return df, f + df * v_f
 
 
 @triton.jit
@@ -83,40 +117,38 @@ def load_weights(w, j, on, D, S: tl.constexpr, PRESENT: tl.constexpr):
 
 @triton.jit
 def sru_forward(
-    u, x, v, b, c0, mask, bounds, out_mask,
+    u, x, v, b, c0, mask, bounds, out_mask, starts,
     h, c_last, c_steps,
-    L, B, D, d,
+    L, B, R, D, d, length,
     DOUBLE: tl.constexpr, K: tl.constexpr, HAS_X: tl.constexpr, V: tl.constexpr,
     HAS_B: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
     OUT_MASK: tl.constexpr, DIRECTIONS: tl.constexpr, TANH: tl.constexpr,
     CONTRACTIVE: tl.constexpr, ALPHA: tl.constexpr,
-    KEEP: tl.constexpr, BLOCK: tl.constexpr,
+    PASS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write h [L, B, D], c_last [R, D] and, if KEEP, c of every step.
+    """Write h [L, B, D], c_last [R, D] and, if KEEP, c of every step. PASS: WHOLE or STEPS.
 
     V: 0 no state weights, 1 [2, D], 2 varying in time."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     r, batch, first, steps, backward, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    begin, end, n, at_chunk, chunks = chunk(r, steps, R, D, length, PASS)
     exists = lane < d
     c = load_row(c0, r, j, exists, D, S, HAS_C0, 0.0)
+    if PASS == STEPS:
+        c = tl.load(starts + at_chunk + j, lane < tl.where(n < chunks, d, 0), 0)
     m = load_row(out_mask, r, j, exists, D, S, OUT_MASK, 1.0)
     v_f, v_r = load_weights(v, j, exists, D, S, V == 1)
     b_f, b_r = load_weights(b, j, exists, D, S, HAS_B)
-    for i in range(0, steps):
+    for i in range(begin, end):
         t = first + tl.where(backward, steps - 1 - i, i)
         row = t * B + batch
         on = exists
-        if MASK:
+        if MASK:  # what stands at a padding step, even NaN, reaches nothing
             padding = tl.load(mask + row) != 0
-            on = lane < tl.where(
-                padding, 0, d
-            )  # what stands at a padding step, even NaN, reaches nothing
-        z, f_in, r_in, vf, vr = load_gates(u, v, row, j, on, D, v_f, v_r, b_f, b_r, S, K, V == 2)
-        if CONTRACTIVE:
-            vf = tl.minimum(tl.maximum(vf, -_BOUND), _BOUND)
-            f = sigmoid(f_in + vf * tanh(c - z))
-        else:
-            f = sigmoid(f_in + vf * c)  # (1)
+            on = lane < tl.where(padding, 0, d)
+        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
+        r_in, vr = load_reset(u, v, row, j, on, D, v_r, b_r, S, K, V == 2)
+        f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
         gate = m * sigmoid(r_in + vr * c)  # (3) reads c_{t-1}
         c_new = f * c + (1.0 - f) * z  # (2)
         c = tl.where(padding, c, c_new) if MASK else c_new
@@ -131,37 +163,200 @@ def sru_forward(
         tl.store(h + row * D + j, out.to(h.dtype.element_ty), exists)
         if KEEP:
             tl.store(c_steps + row * D + j, c, exists)
-    tl.store(c_last + r * D + j, c, exists)
+    tl.store(c_last + r * D + j, c, lane < tl.where(n == chunks - 1, d, 0))
+
+
+# -- the chunks' first states, see `torchsru.ops.sru.parallel` ------------------------------------
+
+
+@triton.jit
+def sru_guess(
+    u, b, mask, bounds,
+    ends, decays, low, high,
+    L, B, R, D, d, length,
+    DOUBLE: tl.constexpr, K: tl.constexpr, HAS_B: tl.constexpr, MASK: tl.constexpr,
+    DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """1. Write the affine map of every chunk with v = 0, and the hull of its candidates."""
+    S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    r, batch, first, steps, backward, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    begin, end, _, at_chunk, _ = chunk(r, steps, R, D, length, MAPS)
+    exists = lane < d
+    b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
+    c, decay = tl.zeros(j.shape, S), tl.full(j.shape, 1.0, S)
+    least, most = tl.full(j.shape, float("inf"), S), tl.full(j.shape, float("-inf"), S)
+    for i in range(begin, end):
+        t = first + tl.where(backward, steps - 1 - i, i)
+        row = t * B + batch
+        on = exists
+        if MASK:
+            padding = tl.load(mask + row) != 0
+            on = lane < tl.where(padding, 0, d)
+        z, f_in, _ = load_forget(u, u, row, j, on, D, b_f, b_f, S, K, False)
+        f = sigmoid(f_in)
+        if MASK:
+            f = tl.where(padding, 1.0, f)
+            least = tl.where(padding, least, tl.minimum(least, z))
+            most = tl.where(padding, most, tl.maximum(most, z))
+        else:
+            least, most = tl.minimum(least, z), tl.maximum(most, z)
+        c = f * c + (1.0 - f) * z
+        decay *= f
+    at = at_chunk + j
+    tl.store(ends + at, c, exists)
+    tl.store(decays + at, decay, exists)
+    tl.store(low + at, least, exists)
+    tl.store(high + at, most, exists)
+
+
+@triton.jit
+def sru_run(
+    u, v, b, mask, bounds, starts, solved,
+    ends, slopes, scales,
+    L, B, R, D, d, length,
+    DOUBLE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_B: tl.constexpr,
+    MASK: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
+    CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """2. Run every chunk that is not solved in all of a block's channels."""
+    S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    r, batch, first, steps, backward, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    begin, end, n, at_chunk, chunks = chunk(r, steps, R, D, length, MAPS)
+    exists = lane < d
+    count = tl.load(solved + r * D + j, exists, 2147483647)
+    run = lane < tl.where((tl.min(count, 0) <= n) & (n < chunks), d, 0)
+    end = tl.where(tl.min(count, 0) <= n, end, begin)
+    v_f, _ = load_weights(v, j, exists, D, S, V == 1)
+    b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
+    c, product = tl.load(starts + at_chunk + j, run, 0), tl.full(j.shape, 1.0, S)
+    scale = tl.abs(c)
+    for i in range(begin, end):
+        t = first + tl.where(backward, steps - 1 - i, i)
+        row = t * B + batch
+        on = exists
+        if MASK:
+            padding = tl.load(mask + row) != 0
+            on = lane < tl.where(padding, 0, d)
+        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
+        f, s, vf = forget(c, z, f_in, vf, CONTRACTIVE)
+        _, J = slope(c, z, f, s, vf, CONTRACTIVE)
+        c_new = f * c + (1.0 - f) * z
+        scale = tl.maximum(tl.abs(c), tl.abs(z))
+        if MASK:
+            scale = tl.where(padding, tl.abs(c), scale)
+            J = tl.where(padding, 1.0, J)
+            c_new = tl.where(padding, c, c_new)
+        c = c_new
+        product *= J
+    at = at_chunk + j
+    tl.store(ends + at, c, run)
+    tl.store(slopes + at, product, run)
+    tl.store(scales + at, scale, run)
+
+
+@triton.jit
+def sru_newton(
+    c0, bounds, ends, slopes, scales, low, high, starts, solved,
+    L, R, D, d, length,
+    DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """3. and 4. Count the solved chunks of every channel, and move the first states of the rest."""
+    S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    EPS: tl.constexpr = _EPS64 if DOUBLE else _EPS32
+    r, _, _, steps, _, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    exists = lane < d
+    least = load_row(c0, r, j, exists, D, S, HAS_C0, 0.0)
+    most = least
+    before = least  # the chunk's first state, before and after it moves
+    after = least
+    count = tl.full(j.shape, 1, tl.int32)
+    for n in range(1, tl.cdiv(steps, length)):
+        at = ((n - 1) * R + r) * D + j
+        least = tl.minimum(least, tl.load(low + at, exists, 0))
+        most = tl.maximum(most, tl.load(high + at, exists, 0))
+        end = tl.load(ends + at, exists, 0)
+        start = tl.load(starts + at + R * D, exists, 0)
+        near = tl.abs(start - end) <= _TOLERANCE * EPS * tl.load(scales + at, exists, 0)
+        count += tl.where(near & (count == n), 1, 0)
+        moved = end + tl.load(slopes + at, exists, 0) * (after - before)
+        moved = tl.minimum(tl.maximum(moved, least), most)
+        before = start
+        after = tl.where(count > n, start, moved)
+        tl.store(starts + at + R * D, after, exists)
+    tl.store(solved + r * D + j, count, exists)
+
+
+@triton.jit
+def sru_finish(
+    u, v, b, mask, bounds, solved, starts,
+    L, B, R, D, d, length,
+    DOUBLE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_B: tl.constexpr,
+    MASK: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
+    CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """5. Write the first states that are not solved, going through the steps in turn."""
+    S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    r, batch, first, steps, backward, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    exists = lane < d
+    count = tl.load(solved + r * D + j, exists, 2147483647)
+    v_f, _ = load_weights(v, j, exists, D, S, V == 1)
+    b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
+    c = tl.zeros(j.shape, S)
+    chunks = tl.cdiv(steps, length)
+    for i in range((tl.min(count, 0).to(tl.int64) - 1) * length, (chunks - 1) * length):
+        n = i // length
+        known = lane < tl.where(i % length == 0, d, 0)
+        at = (n * R + r) * D + j
+        c = tl.where(known & (n < count), tl.load(starts + at, known, 0), c)
+        tl.store(starts + at, c, known)
+        t = first + tl.where(backward, steps - 1 - i, i)
+        row = t * B + batch
+        on = exists
+        if MASK:
+            padding = tl.load(mask + row) != 0
+            on = lane < tl.where(padding, 0, d)
+        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
+        f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
+        c_new = f * c + (1.0 - f) * z
+        c = tl.where(padding, c, c_new) if MASK else c_new
+    left = lane < tl.where(chunks > 0, d, 0)
+    tl.store(starts + ((chunks - 1) * R + r) * D + j, c, left & (count < chunks))
 
 
 @triton.jit
 def sru_backward(
-    gh, gc_last, u, x, v, b, c0, mask, bounds, out_mask, c_steps,
-    gu, gx, gv, gc0, gm, sums,
-    L, B, D, d,
+    gh, gc_last, u, x, v, b, c0, mask, bounds, out_mask, c_steps, starts,
+    gu, gx, gv, gc0, gm, sums, ends, decays,
+    L, B, R, D, d, length,
     DOUBLE: tl.constexpr, K: tl.constexpr, HAS_X: tl.constexpr, V: tl.constexpr,
     HAS_B: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
     OUT_MASK: tl.constexpr, DIRECTIONS: tl.constexpr, TANH: tl.constexpr,
     CONTRACTIVE: tl.constexpr, ALPHA: tl.constexpr,
-    HAS_GC: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_GC: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients; of v [2, D] and of b the part of each row, sums [R, 4, D]."""
+    """Write the gradients; of v [2, D] and b the part of each chunk and row, sums [C, R, 4, D], and
+    of out_mask that of each chunk, gm [C, R, D]. The state's gradient is a linear recurrence."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     r, batch, first, steps, backward, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
+    begin, end, n, at_chunk, chunks = chunk(r, steps, R, D, length, PASS)
     exists = lane < d
     start = load_row(c0, r, j, exists, D, S, HAS_C0, 0.0)
     m = load_row(out_mask, r, j, exists, D, S, OUT_MASK, 1.0)
-    carried = load_row(gc_last, r, j, exists, D, S, HAS_GC, 0.0)
+    carried = load_row(gc_last, r, j, exists, D, S, HAS_GC and PASS != MAPS, 0.0)
+    if PASS == STEPS:
+        carried = tl.load(starts + at_chunk + j, lane < tl.where(n < chunks, d, 0), 0)
     v_f, v_r = load_weights(v, j, exists, D, S, V == 1)
     b_f, b_r = load_weights(b, j, exists, D, S, HAS_B)
     zero = tl.zeros(j.shape, S)
+    decay = zero + 1.0
     sum_vf, sum_vr, sum_bf, sum_br, sum_m = zero, zero, zero, zero, zero
     step = tl.where(backward, -1, 1).to(tl.int64) * B * D  # from c_{t-1} to c_t
     c = zero
-    if steps > 0:
-        t = first + tl.where(backward, 0, steps - 1)
+    if begin < end:
+        t = first + tl.where(backward, begin, steps - 1 - begin)
         c = tl.load(c_steps + (t * B + batch) * D + j, exists, 0)
-    for i in range(0, steps):
+    for i in range(begin, end):
         t = first + tl.where(backward, i, steps - 1 - i)
         row = t * B + batch
         on = exists
@@ -170,15 +365,10 @@ def sru_backward(
             on = lane < tl.where(padding, 0, d)
         earlier = lane < tl.where(i < steps - 1, d, 0)
         c_prev = tl.where(earlier, tl.load(c_steps + row * D + j - step, earlier, 0), start)
-        z, f_in, r_in, vf, vr = load_gates(u, v, row, j, on, D, v_f, v_r, b_f, b_r, S, K, V == 2)
-        inside = exists
-        if CONTRACTIVE:
-            inside = tl.abs(vf) <= _BOUND
-            vf = tl.minimum(tl.maximum(vf, -_BOUND), _BOUND)
-            s = tanh(c_prev - z)
-        else:
-            s = c_prev
-        f = sigmoid(f_in + vf * s)
+        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
+        r_in, vr = load_reset(u, v, row, j, on, D, v_r, b_r, S, K, V == 2)
+        inside = tl.abs(vf) <= _BOUND if CONTRACTIVE else exists
+        f, s, vf = forget(c_prev, z, f_in, vf, CONTRACTIVE)
         gate = sigmoid(r_in + vr * c_prev)
         g = c
         dg = zero + 1.0
@@ -192,12 +382,8 @@ def sru_backward(
         gm_t = gh_t * way * gate
         gr = gm_t * m * (1.0 - gate)
         gc = gh_t * m * gate * dg + carried
-        df = (c_prev - z) * f * (1.0 - f)  # dc_t / d(f's argument)
-        J = f + df * vf
-        gz = gc * (1.0 - f)
-        if CONTRACTIVE:
-            J = f + df * vf * (1.0 - s * s)
-            gz = gc * (1.0 - J)
+        df, J = slope(c_prev, z, f, s, vf, CONTRACTIVE)
+        gz = gc * (1.0 - J) if CONTRACTIVE else gc * (1.0 - f)
         gf = gc * df
         g_x = ALPHA * gh_t * (1.0 - m * gate)
         before_it = gc * J + gr * vr
@@ -205,6 +391,7 @@ def sru_backward(
         gv_r = gr * c_prev
         if MASK:
             before_it = tl.where(padding, carried, before_it)
+            J = tl.where(padding, 1.0, J)
             gz, gf, gr = (
                 tl.where(padding, 0.0, gz),
                 tl.where(padding, 0.0, gf),
@@ -213,20 +400,22 @@ def sru_backward(
             gv_f, gv_r = tl.where(padding, 0.0, gv_f), tl.where(padding, 0.0, gv_r)
             g_x, gm_t = tl.where(padding, 0.0, g_x), tl.where(padding, 0.0, gm_t)
         carried = before_it
+        decay *= J
         c = c_prev
 
-        at = gu + row * K * D + j
-        IO = gu.dtype.element_ty
-        tl.store(at, gz.to(IO), exists)
-        tl.store(at + D, gf.to(IO), exists)
-        tl.store(at + 2 * D, gr.to(IO), exists)
-        if K == 4:
-            tl.store(at + 3 * D, g_x.to(IO), exists)
-        if HAS_X:
-            tl.store(gx + row * D + j, g_x.to(IO), exists)
-        if V == 2:
-            tl.store(gv + row * 2 * D + j, gv_f, exists)
-            tl.store(gv + row * 2 * D + D + j, gv_r, exists)
+        if PASS != MAPS:
+            at = gu + row * K * D + j
+            IO = gu.dtype.element_ty
+            tl.store(at, gz.to(IO), exists)
+            tl.store(at + D, gf.to(IO), exists)
+            tl.store(at + 2 * D, gr.to(IO), exists)
+            if K == 4:
+                tl.store(at + 3 * D, g_x.to(IO), exists)
+            if HAS_X:
+                tl.store(gx + row * D + j, g_x.to(IO), exists)
+            if V == 2:
+                tl.store(gv + row * 2 * D + j, gv_f, exists)
+                tl.store(gv + row * 2 * D + D + j, gv_r, exists)
         if V == 1:
             sum_vf += gv_f
             sum_vr += gv_r
@@ -235,13 +424,18 @@ def sru_backward(
             sum_br += gr
         if OUT_MASK:
             sum_m += gm_t
-    if HAS_C0:
-        tl.store(gc0 + r * D + j, carried, exists)
-    if OUT_MASK:
-        tl.store(gm + r * D + j, sum_m, exists)
-    if V == 1:
-        tl.store(sums + r * 4 * D + j, sum_vf, exists)
-        tl.store(sums + r * 4 * D + D + j, sum_vr, exists)
-    if HAS_B:
-        tl.store(sums + r * 4 * D + 2 * D + j, sum_bf, exists)
-        tl.store(sums + r * 4 * D + 3 * D + j, sum_br, exists)
+    if PASS == MAPS:
+        tl.store(ends + at_chunk + j, carried, exists)
+        tl.store(decays + at_chunk + j, decay, exists)
+    else:
+        if HAS_C0:
+            tl.store(gc0 + r * D + j, carried, lane < tl.where(n == chunks - 1, d, 0))
+        if OUT_MASK:
+            tl.store(gm + (n * R + r) * D + j, sum_m, exists)
+        at = sums + (n * R + r) * 4 * D + j
+        if V == 1:
+            tl.store(at, sum_vf, exists)
+            tl.store(at + D, sum_vr, exists)
+        if HAS_B:
+            tl.store(at + 2 * D, sum_bf, exists)
+            tl.store(at + 3 * D, sum_br, exists)
