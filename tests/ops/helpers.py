@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchsru.ops import backends, linear_recurrence, sru_recurrence
+from torchsru import ops
+from torchsru.ops import backends
 from torchsru.ops.scan.reference import linear_reference
 from torchsru.ops.sru.reference import sru_reference
 
@@ -31,6 +32,31 @@ BACKENDS = [
     pytest.param(name, marks=pytest.mark.skip(reason=why)) if (why := backends()[name]) else name
     for name in ("cpu", "torch", "torch_parallel")
 ]
+if torch.cuda.is_available():  # test_triton.py has fewer cases, for Triton's interpreter
+    BACKENDS += [
+        pytest.param(name, marks=[pytest.mark.gpu, pytest.mark.slow])
+        for name in ("triton", "triton_parallel")
+    ]
+
+
+def moved(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The op on tensors of the CPU; a backend of the GPU computes there, on copies of them."""
+
+    def call(*arguments: Any, backend: str = "auto", **named: Any) -> tuple[Tensor, Tensor]:
+        if not backend.startswith("triton") or not torch.cuda.is_available():
+            return op(*arguments, backend=backend, **named)
+
+        def there(a: Any) -> Any:
+            return a.cuda() if isinstance(a, Tensor) else a
+
+        named = {name: there(a) for name, a in named.items()}
+        h, c = op(*map(there, arguments), backend=backend, **named)
+        return h.cpu(), c.cpu()
+
+    return call
+
+
+sru_recurrence, linear_recurrence = moved(ops.sru_recurrence), moved(ops.linear_recurrence)
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

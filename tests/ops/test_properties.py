@@ -19,14 +19,15 @@ from tests.ops.helpers import (
     LinearCase,
     SruCase,
     check,
+    linear_recurrence,
     make_sequences,
+    sru_recurrence,
     state_dtype,
 )
 from torch.nn import functional as F
 
 from torchsru import SRU
 from torchsru.nn import SRUCell
-from torchsru.ops import linear_recurrence, sru_recurrence
 from torchsru.ops.sru.fused import can_fuse
 from torchsru.ops.sru.reference import sru_reference
 

@@ -14,12 +14,12 @@ from tests.ops.helpers import (
     all_pairs,
     assert_same_bits,
     check,
+    linear_recurrence,
     run,
     seeds_for,
 )
 from torch.autograd import gradcheck, gradgradcheck
 
-from torchsru.ops import linear_recurrence
 from torchsru.ops.scan.reference import linear_reference
 
 ALL = [*BACKENDS, "reference"]

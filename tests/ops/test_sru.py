@@ -16,10 +16,10 @@ from tests.ops.helpers import (
     check,
     run,
     seeds_for,
+    sru_recurrence,
 )
 from torch.autograd import gradcheck, gradgradcheck
 
-from torchsru.ops import sru_recurrence
 from torchsru.ops.sru.reference import CONTRACTIVE_BOUND, sru_reference
 
 ALL = [*BACKENDS, "reference"]

@@ -20,14 +20,16 @@ from tests.ops.helpers import (
     SruCase,
     all_pairs,
     check,
+    linear_recurrence,
     run,
     seeds_for,
+    sru_recurrence,
 )
 from torch._functorch.aot_autograd import aot_export_module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torchsru.nn import SRU as Layer
-from torchsru.ops import _triton, linear_recurrence, sru_recurrence
+from torchsru.ops import _triton
 from torchsru.ops.sru import _load_triton as load_sru
 
 if os.environ.get("CI") == "true":
@@ -76,22 +78,9 @@ LINEAR_PAIRS = [
 ]
 
 
-def on_device(fn):
-    """fn on tensors of the CPU, computed on the device."""
-
-    def moved(**arguments):
-        arguments = {
-            name: a.to(DEVICE) if isinstance(a, torch.Tensor) else a
-            for name, a in arguments.items()
-        }
-        return tuple(out.cpu() for out in fn(**arguments))
-
-    return moved
-
-
 WAYS = ["triton", "triton_parallel"]
-SRU = {way: on_device(partial(sru_recurrence, backend=way)) for way in WAYS}
-LINEAR = {way: on_device(partial(linear_recurrence, backend=way)) for way in WAYS}
+SRU = {way: partial(sru_recurrence, backend=way) for way in WAYS}
+LINEAR = {way: partial(linear_recurrence, backend=way) for way in WAYS}
 sru = SRU["triton"]
 
 

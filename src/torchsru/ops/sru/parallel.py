@@ -82,15 +82,20 @@ class Forget:
         return out
 
 
-def solve(forget: Forget, c0: Tensor, iterations: int = ITERATIONS) -> tuple[Tensor, Tensor]:
+def solve(
+    forget: Forget, c0: Tensor, iterations: int = ITERATIONS, length: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Every state [L, B, D] after c0 [B, D], and how many steps of each channel [B, D] Newton's
     iteration has solved, the others being computed step by step.
 
     Waits for the device, once an iteration.
+
+    Args:
+        length: steps a chunk; None: those of `cut`.
     """
     L = len(forget.z)
-    chunks, length = cut(L, c0.numel())
-    if chunks == 1:
+    length = length or cut(L, c0.numel())[1]
+    if (chunks := -(-L // length)) <= 1 or not c0.numel():
         return forget.run(c0), torch.full_like(c0, L, dtype=torch.int64)
     starts, low, high = _guess(forget, c0, length)
     if forget.linear:
