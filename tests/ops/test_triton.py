@@ -28,6 +28,7 @@ from tests.ops.helpers import (
 from torch._functorch.aot_autograd import aot_export_module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from torchsru import ops
 from torchsru.nn import SRU as Layer
 from torchsru.ops import _triton
 from torchsru.ops.sru import _load_triton as load_sru
@@ -269,6 +270,50 @@ def test_traced_calls_are_the_eager_ones(grad):
     if grad:
         (gu,), (expected_gu,) = (torch.autograd.grad(h.sum(), [u]) for h, _ in (got, expected))
         torch.testing.assert_close(gu, expected_gu, rtol=0, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cuda_graph_replays_the_call(way):
+    """Forward and backward, with other values than those of the capture."""
+    case = SruCase(shape=(300, 2, 40), dtype=torch.float32)
+    names, seeds = ("u", "x", "v", "b", "c0"), [s.cuda() for s in seeds_for(case, case.tensors())]
+    first, second = (
+        {name: replace(case, seed=seed).tensors()[name].cuda() for name in names} for seed in (0, 1)
+    )
+    held = {name: t.clone().requires_grad_() for name, t in first.items()}
+
+    def step():
+        outputs = ops.sru_recurrence(**held, **case.options(), backend=way)
+        return *outputs, *torch.autograd.grad(outputs, list(held.values()), seeds)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # compiles the kernels: not while capturing
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for name, t in held.items():
+            t.copy_(second[name])
+    graph.replay()
+    replayed = [t.clone() for t in captured]
+    assert all(map(torch.equal, replayed, step()))
+
+
+@pytest.mark.gpu
+def test_a_layer_exported_for_the_gpu_runs_as_a_package(tmp_path):
+    """AOTInductor compiles the kernels into it. Its run without Python: test_registration.py."""
+    layer, x = Layer(32, 32, 2).cuda().eval(), torch.randn(20, 3, 32, device="cuda")
+    with torch.no_grad():
+        program = torch.export.export(layer, (x,))
+        package = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(tmp_path / "layer.pt2")
+        )
+        got = torch._inductor.aoti_load_package(package)(x)
+        torch.testing.assert_close(got, layer(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu
