@@ -46,7 +46,6 @@ class Attentive(Recurrent):
 
     projection_size: int
     num_heads: int
-    memory_length: int
     same_length: bool | None
     causal: bool
     context_size: int
@@ -63,22 +62,30 @@ class Attentive(Recurrent):
     ) -> None:
         """Check the options, and keep them."""
         check_positive(projection_size=projection_size, num_heads=num_heads)
-        for name, size in (("memory_length", memory_length), ("context_size", context_size)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-                raise ValueError(f"{name} must be 0 (none) or a positive integer, got {size!r}")
+        check_size("context_size", context_size)
         causal = not bidirectional if causal is None else causal
         if causal and bidirectional:
             raise ValueError("causal must be False if bidirectional: one half reads the future")
-        if memory_length and not causal:
-            raise ValueError(
-                f"memory_length must be 0 without causal attention, got {memory_length}"
-            )
         self.projection_size = projection_size
         self.num_heads = num_heads
-        self.memory_length = memory_length
         self.same_length = same_length
         self.causal = causal
+        self.memory_length = memory_length
         self.context_size = context_size
+
+    @property
+    def memory_length(self) -> int:
+        """M. A new one holds for calls without a memory from before."""
+        return self._memory_length
+
+    @memory_length.setter
+    def memory_length(self, length: int) -> None:
+        check_size("memory_length", length)
+        if length and not self.causal:
+            raise ValueError(f"memory_length must be 0 without causal attention, got {length}")
+        self._memory_length = length
+        for layer in getattr(self, "layers", ()):
+            layer.memory_length = length
 
     def attend_to(
         self, context: Tensor, mask: Tensor | None = None, state: State | None = None
@@ -565,6 +572,12 @@ def check_leaf(
     if not isinstance(t, Tensor):
         raise TypeError(f"{label} must be a tensor, got {describe_type(t)}")
     check_state_tensor(label, t, sizes, letters, rows, like)
+
+
+def check_size(name: str, size: Any) -> None:
+    """Raise ValueError unless it is a whole number, 0 or more."""
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ValueError(f"{name} must be 0 (none) or a positive integer, got {size!r}")
 
 
 def describe_type(value: Any) -> str:
