@@ -699,6 +699,31 @@ def test_autocast(dtype, train):
     close(more.float(), expected, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("heads", "projection"), [(1, 768), (2, 128), (1, 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@both_modes
+def test_on_a_gpu(dtype, heads, projection, train):
+    """Values and gradients of two segments, close to float64, whichever kernel is picked."""
+    options = {"sizes": (64, 64, projection), "num_heads": heads, "memory_length": 33}
+    rnn = make(dtype=torch.float32, **options).train(train)
+    rnn.reset_parameters()
+    for layer in rnn.layers:
+        nn.init.constant_(layer.transform.alpha, 0.5)
+    exact = copy.deepcopy(rnn).double().cuda()
+    rnn.cuda().to(dtype)
+    x = torch.randn(2, 50, 3, 64, device="cuda", dtype=dtype)
+    results = []
+    for module, (first, second) in ((rnn, x), (exact, x.double())):
+        h, state = module(first)
+        more, _ = module(second, detach(state))
+        loss = h.double().square().sum() + more.double().square().sum()
+        results.append((h, more, *torch.autograd.grad(loss, [*module.parameters()])))
+    bar = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}[dtype]
+    for got, want in zip(*results, strict=True):
+        assert (got.double() - want).abs().max() <= bar * want.abs().max()
+
+
 @both_modes
 @pytest.mark.parametrize(("length", "rows"), [(0, B), (L, 0), (0, 0)])
 def test_empty_batches(length, rows, train):

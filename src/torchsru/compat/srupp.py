@@ -133,7 +133,7 @@ def plan(
             alpha = here + INSIDE + "alpha"  # absent where it was switched off, and so 1
             like = ours["transform.project.weight"]
             ours["transform.alpha"] = (
-                take(INSIDE + "alpha", 1)[0] if alpha in rest else like.new_ones(())
+                take(INSIDE + "alpha", 1) if alpha in rest else like.new_ones(1)
             )
         outer = cell.input_size if cell.layer_norm == "pre" else D
         norms = (

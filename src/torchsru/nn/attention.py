@@ -97,9 +97,9 @@ class Attention(Projection):
 
     Attributes:
         key_value: W2 [2 P, P], keys first.
-        alpha: [] scale of what attention adds.
+        alpha: [1] scale of what attention adds.
         context_key_value: [2 P, context_size], keys first; with context_size.
-        context_alpha: [] scale of what attention to the context adds; with context_size.
+        context_alpha: [1] scale of what attention to the context adds; with context_size.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Attention(Projection):
         self.attention_dropout = attention_dropout
         self.context_size = context_size
         self.key_value = nn.Linear(P, 2 * P, bias=False, device=device, dtype=dtype)
-        self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.alpha = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         if context_size:
             self.context_key_value = nn.Linear(
                 context_size, 2 * P, bias=False, device=device, dtype=dtype
@@ -272,89 +272,123 @@ def look(
     """
     L, B = x.shape[0], x.shape[1]
     R = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    band = band and slots > 0
-    if mask is None and cu_seqlens is None and length is None:
-        # a band as wide as the segment hides nothing; a traced L may be any
-        hides = band and (torch.compiler.is_compiling() or slots + 1 < L)
-        plain = not hides
-    else:
-        plain = False
+    reach = slots if band and slots else None  # how far back a step sees
+    step = torch.arange(L, device=x.device)
+    slot = torch.arange(-slots, 0, device=x.device)  # places before the call's first step
+    plain = False  # nothing is hidden but, with `causal`, what is to come
     visible: Tensor | None = None
+    document = None
+    if cu_seqlens is not None:
+        bounds = cu_seqlens.long()
+        document = torch.bucketize(step, bounds[1:], right=True)  # R past the last bound
+        visible = _see_documents(bounds, document, step, slot, length, causal, reach)
+    elif mask is None and length is None and not _hides(reach, L):
+        plain = True
+    else:
+        visible = _see_rows(B, mask, step, slot, length, causal, reach)
+
     kept: Tensor | None = None
     empty: Tensor | None = None
     after: Tensor | None = None
-    real: Tensor | None
-    new: Tensor | int
-    step = torch.arange(L, device=x.device)
-    slot = torch.arange(-slots, 0, device=x.device)  # the place of each before the call's first
-    if cu_seqlens is not None:
-        # document and place in it, of each key and step; those past the last bound: the op refuses
-        bounds = cu_seqlens.long()
-        row = torch.arange(R, device=x.device)
-        document = torch.bucketize(step, bounds[1:], right=True)
-        place = step - bounds[document.clamp(max=max(R - 1, 0))] if R else step
-        key_document, key_place, real = document, place, torch.ones_like(step, dtype=torch.bool)
-        if length is not None:
-            slot_place = slot[:, None].expand(-1, R)
-            key_document = torch.cat([row.expand(slots, -1).flatten(), document])
-            key_place = torch.cat([slot_place.flatten(), place])
-            real = torch.cat([(slot_place >= -length).flatten(), real])
-        visible = real & (key_document == document[:, None])
-        if causal:
-            visible = visible & (key_place <= place[:, None])
-        if band:
-            visible = visible & (key_place >= place[:, None] - slots)
-        visible = visible[None, None]
-    elif not plain:
-        real = None if mask is None else ~mask.t()  # [B, L]
-        place = step[None] if real is None else real.cumsum(1) - 1  # [B or 1, L], of real steps
-        key_place = place
-        if length is not None:
-            key_place = torch.cat([slot.expand(place.shape[0], -1), place], 1)
-            filled = slot >= -length.t()  # [B, M]
-            real = torch.ones_like(step, dtype=torch.bool).expand(B, -1) if real is None else real
-            real = torch.cat([filled, real], 1)
-        visible = torch.ones_like(place, dtype=torch.bool)[:, :, None]
-        if causal:
-            visible = visible & (key_place[:, None] <= place[:, :, None])
-        if band:
-            visible = visible & (key_place[:, None] >= place[:, :, None] - slots)
-        if real is not None:
-            visible = visible & real[:, None]
-        if mask is not None:  # padding sees itself: nobody reads it, but no softmax is over nothing
-            own = torch.arange(key_place.shape[1], device=x.device) - key_place.shape[1] + L
-            visible = visible | (own == step[:, None])
-        visible = visible[:, None]
-
     if slots:
         before = x.new_zeros(1, R, dtype=torch.int64) if length is None else length
+        new: Tensor | int = L
         if cu_seqlens is not None:
             new = bounds.diff()
-            back = -1 - slot[:, None]  # 0 at the last slot
-            here = back < new
-            now = slots * R + bounds[1:] - 1 - back
-            earlier = (slots - 1 - back + new) * R + row
-            kept = torch.where(here, now, earlier).clamp(0, max(slots * R + L - 1, 0))
+            kept = _last_of_documents(bounds, L, slot)
         elif mask is not None:
             new = (~mask).sum(0)
             real = torch.cat([slot[:, None] >= -before, ~mask])
-            kept = real.int().argsort(dim=0, stable=True)[L:]
-        else:
-            new = L
+            kept = real.int().argsort(dim=0, stable=True)[L:]  # the last M real ones, in order
         after = (before + new).clamp(max=slots)
         empty = None if kept is None else slot[:, None] < -after
 
     context_visible = None
     if context_mask is not None:
         # a row whose context is padding alone sees it whole: it is zeros
-        shown = ~context_mask | context_mask.all(0)
-        if cu_seqlens is None:
+        shown = ~context_mask | context_mask.all(0)  # [S, R]
+        if document is None:
             context_visible = shown.t()[:, None, None]
         else:
-            mine = row.expand(shown.shape[0], -1).flatten() == document[:, None]
-            context_visible = (shown.flatten() & mine)[None, None]
+            row = torch.arange(R, device=x.device).expand(shown.shape[0], -1)
+            own = row.flatten() == document[:, None]
+            context_visible = (shown.flatten() & own)[None, None]
     return Sight(
         steps=L, slots=slots, rows=R, documents=cu_seqlens is not None,
         causal=causal and plain, visible=visible, context_visible=context_visible,
         remembers=length is not None, kept=kept, empty=empty, length=after,
     )  # fmt: skip
+
+
+def _hides(reach: int | None, L: int) -> bool:
+    """Whether a band hides anything in a segment without memory; in a graph, L may be any."""
+    return reach is not None and (torch.compiler.is_compiling() or reach + 1 < L)
+
+
+def _in_sight(key: Tensor, step: Tensor, causal: bool, reach: int | None) -> Tensor:
+    """Places of keys [..., 1, K] and of steps [..., L, 1] -> bool [..., L, K]."""
+    back = step - key
+    seen = back >= 0 if causal else torch.ones_like(back, dtype=torch.bool)
+    return seen if reach is None else seen & (back <= reach)
+
+
+def _see_rows(
+    B: int,
+    mask: Tensor | None,
+    step: Tensor,
+    slot: Tensor,
+    length: Tensor | None,
+    causal: bool,
+    reach: int | None,
+) -> Tensor:
+    """[B or 1, 1, L, K] of batch rows; keys are the slots of memory, if any, then the steps."""
+    real = None if mask is None else ~mask.t()  # [B, L]
+    place = step[None] if real is None else real.cumsum(1) - 1  # [B or 1, L], among real steps
+    key = place
+    if length is not None:
+        key = torch.cat([slot.expand(place.shape[0], -1), place], 1)
+        now = step.new_ones(B, step.shape[0], dtype=torch.bool) if real is None else real
+        real = torch.cat([slot >= -length.t(), now], 1)
+    visible = _in_sight(key[:, None], place[:, :, None], causal, reach)
+    if real is not None:
+        visible = visible & real[:, None]
+    if mask is not None:  # padding sees itself: nobody reads it, but no softmax is over nothing
+        own = torch.arange(key.shape[1], device=key.device) - key.shape[1] + step.shape[0]
+        visible = visible | (own == step[:, None])
+    return visible[:, None]
+
+
+def _see_documents(
+    bounds: Tensor,
+    document: Tensor,
+    step: Tensor,
+    slot: Tensor,
+    length: Tensor | None,
+    causal: bool,
+    reach: int | None,
+) -> Tensor:
+    """[1, 1, L, K] of documents end to end; keys are the slots of all memories, slot by slot, if
+    any, then the steps. Of bounds that do not fit anything may come: the recurrence refuses them.
+    """
+    N = bounds.shape[0] - 1
+    place = step - bounds[document.clamp(max=max(N - 1, 0))]
+    key_document, key, real = document, place, None
+    if length is not None:
+        slots = slot[:, None].expand(-1, N)
+        row = torch.arange(N, device=step.device)
+        key_document = torch.cat([row.expand(slot.shape[0], -1).flatten(), document])
+        key = torch.cat([slots.flatten(), place])
+        real = torch.cat([(slots >= -length).flatten(), torch.ones_like(step, dtype=torch.bool)])
+    visible = _in_sight(key, place[:, None], causal, reach) & (key_document == document[:, None])
+    return (visible if real is None else visible & real)[None, None]
+
+
+def _last_of_documents(bounds: Tensor, L: int, slot: Tensor) -> Tensor:
+    """[M, N] where the last M steps of each document stand, or the memory from before it, in a row
+    of all memories, slot by slot, and L steps."""
+    M, N = slot.shape[0], bounds.shape[0] - 1
+    back = -1 - slot[:, None]  # 0 in the last slot
+    new = bounds.diff()
+    step = M * N + bounds[1:] - 1 - back
+    earlier = (M - 1 - back + new) * N + torch.arange(N, device=slot.device)
+    return torch.where(back < new, step, earlier).clamp(0, max(M * N + L - 1, 0))
