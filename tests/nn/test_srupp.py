@@ -617,17 +617,18 @@ def test_compiled_equals_eager(train):
     x, text, mask, bounds = draw(L, B, I), draw(9, I), make_mask(L, B), make_bounds(9)
     encoded, hidden = draw(4, B, 2), torch.rand(4, B) < 0.5
     state = detach(rnn(x)[1])
-    for given in (
-        {"state": None},
-        {"state": state},
-        {"state": rnn.attend_to(encoded, hidden, state), "mask": mask},
-    ):
-        (h, end), (want, want_end) = compiled(x, **given), rnn(x, **given)
+    calls = [(x, {"state": state})]
+    if train:
+        padded = {"state": rnn.attend_to(encoded, hidden, state), "mask": mask}
+        calls += [(x, {"state": None}), (x, padded)]
+    else:
+        documents = detach(rnn(text, cu_seqlens=bounds)[1])
+        calls += [(text, {"state": documents, "cu_seqlens": bounds})]
+    for tensor, given in calls:
+        (h, end), (want, want_end) = compiled(tensor, **given), rnn(tensor, **given)
         close((h, end), (want, want_end))
         wrt = [*rnn.parameters()]
         close(*(torch.autograd.grad(o.square().sum(), wrt, allow_unused=True) for o in (h, want)))
-    documents = detach(rnn(text, cu_seqlens=bounds)[1])
-    close(compiled(text, documents, cu_seqlens=bounds), rnn(text, documents, cu_seqlens=bounds))
     if not train:
         step = torch.compile(rnn.step, fullgraph=True, backend="aot_eager")
         close(step(x[0], state), rnn.step(x[0], state))
