@@ -101,14 +101,22 @@ clean:  ## Remove everything that was built; runs/ and results/ stay
 # editable; last, the C++ part, into src/torchsru/lib. ENVIRONMENT changes with the variables above.
 ENVIRONMENT := $(VENV)/environment-$(shell echo "$(PYTHON) $(TORCH) $(TRITON) $(PIP_FLAGS)" | cksum | cut -d' ' -f1)
 
+# The original with SRU++, for tests. It is called sru as the other one is, so it has its own folder.
+SRUPP := $(VENV)/sru-3.0.0.dev6
+
 .PHONY: build
 build: $(VENV)/built  ## Set up .venv and build the package in place
 
-$(VENV)/built: $(ENVIRONMENT) $(SOURCES)
+$(VENV)/built: $(ENVIRONMENT) $(SRUPP) $(SOURCES)
 	@rm -rf src/torchsru/lib
 	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@ls src/torchsru/lib/libtorchsru.* >/dev/null 2>&1 || echo "The C++ part was not built, so the slower pure-PyTorch path serves; why: CI=true $(PIP) install --no-build-isolation --no-deps -e ."
 	@touch $@
+
+$(SRUPP): $(ENVIRONMENT)
+	@rm -rf $@
+	$(PIP) install --quiet --no-deps --target $@ sru==$(@:$(VENV)/sru-%=%) && touch $@ || \
+		echo "no sru with SRU++: what compares with it is not tested here"
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "torchsru needs Python 3.10 or newer and found none on PATH; name one: make PYTHON=/path/to/python"; exit 1; }

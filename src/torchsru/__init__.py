@@ -1,8 +1,8 @@
 """Simple Recurrent Units for PyTorch: fast recurrent layers on any CPU."""
 
-from torchsru.nn import SRU, SRUCell
+from torchsru.nn import SRU, SRUCell, SRUpp, SRUppCell
 
-__all__ = ["SRU", "SRUCell", "__version__"]
+__all__ = ["SRU", "SRUCell", "SRUpp", "SRUppCell", "__version__"]
 
 
 def __getattr__(name: str) -> str:

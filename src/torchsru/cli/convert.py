@@ -1,7 +1,8 @@
-"""`torchsru convert CHECKPOINT`: weights saved by the package `sru`, as a `torchsru.SRU`.
+"""`torchsru convert CHECKPOINT`: weights saved by the package `sru`, as a `torchsru.SRU` or, of
+SRU++, a `torchsru.SRUpp`.
 
 OUT/model.safetensors   the weights, in our layout
-    sru.json            the arguments of torchsru.SRU, and eps of its layer norms
+    sru.json            the module's name and arguments, and eps of its layer norms
 """
 
 import inspect
@@ -18,13 +19,14 @@ from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
 from torchsru.compat import SRU
 from torchsru.compat.checkpoints import DROPPED, REFUSED, RENAMED
-from torchsru.compat.convert import check_same, from_bytes, from_state_dict, plan, to_bytes
+from torchsru.compat.convert import convert_to_files
+from torchsru.compat.srupp import ARGUMENTS
 from torchsru.train.folder import RunError, write_folder
 
 MAGIC = (b"PK", b"\x80")  # what files of torch.save start with: a zip, a pickle
 DESCRIPTION = (
-    "Convert a checkpoint of the package sru, 2.0 to 3.0-dev, given the arguments that its SRU was "
-    "made with. The result is compared with the original before anything is written."
+    "Convert a checkpoint of the package sru, 2.0 to 3.0-dev, given the arguments that its SRU or "
+    "SRUpp was made with. The result is compared with the original before anything is written."
 )
 
 
@@ -56,10 +58,7 @@ def main(argv: Sequence[str]) -> int:
 
     tensors = read_tensors(Path(parsed.checkpoint))
     try:
-        original = from_state_dict(tensors, prefix=parsed.prefix, **arguments)
-        files = to_bytes(plan(original))
-        ours = from_bytes(files)
-        off = check_same(original, ours)
+        files, off = convert_to_files(tensors, parsed.prefix, arguments)
         write_folder(out, files)
     except (RunError, ValueError) as error:
         raise Refused(str(error)) from error
@@ -79,6 +78,8 @@ def argument_types() -> dict[str, Any]:
     }
     kinds |= {"input_size": int, "hidden_size": int, "projection_size": int | list[int]}
     kinds |= {old: kinds[new] for old, new in RENAMED.items() if old == "n_proj"}
+    kinds |= {name: int if value is None else type(value) for name, value in ARGUMENTS.items()
+              if name not in kinds}  # fmt: skip
     removed = [name for name in REFUSED if name.startswith("use_")]
     return kinds | {name: bool for name in (*DROPPED, *removed)}
 

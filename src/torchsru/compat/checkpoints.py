@@ -105,7 +105,10 @@ def upgrade_cell(
         for name in theirs:
             state_dict[prefix + "custom_m." + name[len(transform) :]] = state_dict.pop(name)
     elif transform + "linear1.weight" in state_dict:
-        errors.append(f"{transform}linear1.weight belongs to SRU++, which is not here yet")
+        errors.append(
+            f"{transform}linear1.weight belongs to SRU++: torchsru.compat.convert makes a "
+            "torchsru.SRUpp of it"
+        )
         for name in theirs:
             del state_dict[name]
     else:

@@ -1,4 +1,5 @@
-"""From the original's layers and checkpoints to `torchsru.SRU`.
+"""From the original's layers and checkpoints to `torchsru.SRU`, and those of SRU++ to
+`torchsru.SRUpp`.
 
 Letters: D channels, k matrices, P rows of the last weight, I input size.
 """
@@ -16,42 +17,51 @@ import torch
 from torch import Tensor, nn
 
 import torchsru
-from torchsru.compat import checkpoints
+from torchsru.compat import checkpoints, srupp
 from torchsru.compat.sru import SRU, SRUCell
 
 ARGUMENTS_FILE = "sru.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 1
+MODULES: dict[str, type[torchsru.SRU] | type[torchsru.SRUpp]] = {
+    "SRU": torchsru.SRU,
+    "SRUpp": torchsru.SRUpp,
+}
 TOLERANCE = 1e-5  # of each output's largest value, in `check_same`
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What makes a `torchsru.SRU`.
+    """What makes a `torchsru.SRU` or, of SRU++, a `torchsru.SRUpp`.
 
     arguments: of its constructor, ready for JSON.
     state_dict: its parameters.
     layer_norm_eps: of its layer norms; not an argument of the constructor.
+    module: "SRU" or "SRUpp".
     """
 
     arguments: dict[str, Any]
     state_dict: dict[str, Tensor]
-    layer_norm_eps: float
+    layer_norm_eps: float = 1e-5
+    module: str = "SRU"
 
-    def build(self) -> torchsru.SRU:
+    def build(self) -> torchsru.SRU | torchsru.SRUpp:
         """Make the module, on the tensors' device and in their type."""
         like = next(t for name, t in self.state_dict.items() if ".transform." in name)
-        rnn = torchsru.SRU(**self.arguments, device=like.device, dtype=like.dtype)
+        rnn = MODULES[self.module](**self.arguments, device=like.device, dtype=like.dtype)
         rnn.load_state_dict(self.state_dict)
         _set_eps(rnn, self.layer_norm_eps)
         return rnn
 
 
-def convert(state_dict: Mapping[str, Any], *, prefix: str = "", **arguments: Any) -> torchsru.SRU:
-    """Make a `torchsru.SRU` from a state dict saved by `sru` 2.0 to 3.0-dev.
+def convert(
+    state_dict: Mapping[str, Any], *, prefix: str = "", **arguments: Any
+) -> torchsru.SRU | torchsru.SRUpp:
+    """Make a `torchsru.SRU` from a state dict saved by `sru` 2.0 to 3.0-dev; from one of SRU++, a
+    `torchsru.SRUpp`, whose `memory_length` may be set afterwards.
 
     Args:
-        state_dict: as `sru.SRU` or a model that holds one saved it.
+        state_dict: as `sru.SRU`, `sru.SRUpp` or a model that holds one saved it.
         prefix: what stands before "rnn_lst." in its keys: "encoder.rnn.".
         arguments: those of the constructor that made it, in any version's names. Without
             `rescale`, whose default differs from version to version, the checkpoint's own scale
@@ -59,11 +69,39 @@ def convert(state_dict: Mapping[str, Any], *, prefix: str = "", **arguments: Any
 
     Raises: ValueError if the state dict does not fit the arguments, or names what is not here.
     """
+    if srupp.is_srupp(state_dict, prefix):
+        return _plan_srupp(state_dict, prefix, arguments).build()
     return from_state_dict(state_dict, prefix=prefix, **arguments).to_torchsru()
 
 
-def from_state_dict(state_dict: Mapping[str, Any], *, prefix: str = "", **arguments: Any) -> SRU:
-    """As `convert`, but make the `torchsru.compat.SRU`, on the CPU."""
+def convert_to_files(
+    state_dict: Mapping[str, Any], prefix: str, arguments: dict[str, Any]
+) -> tuple[dict[str, bytes], float]:
+    """As `convert`, but return `to_bytes` of the result, and by how much what is read back from it
+    differs from the original's layout: see `check_same`.
+
+    Raises: ValueError as `convert`, and if it differs.
+    """
+    if srupp.is_srupp(state_dict, prefix):
+        files = to_bytes(_plan_srupp(state_dict, prefix, arguments))
+        ours = from_bytes(files)
+        assert isinstance(ours, torchsru.SRUpp)
+        return files, check_same_srupp(_tensors_at(state_dict, prefix), ours)
+    original = from_state_dict(state_dict, prefix=prefix, **arguments)
+    files = to_bytes(plan(original))
+    mine = from_bytes(files)
+    assert isinstance(mine, torchsru.SRU)
+    return files, check_same(original, mine)
+
+
+def _plan_srupp(
+    state_dict: Mapping[str, Any], prefix: str, arguments: Mapping[str, Any]
+) -> Converted:
+    return Converted(*srupp.plan(_tensors_at(state_dict, prefix), arguments), module="SRUpp")
+
+
+def _tensors_at(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """The part of a state dict at a prefix, without it; ValueError if none or no tensors."""
     prefixes = checkpoints.find_prefixes(state_dict)
     if prefix not in prefixes:
         known = f"one of {prefixes}" if prefixes else "where an SRU is, but there is none"
@@ -72,6 +110,12 @@ def from_state_dict(state_dict: Mapping[str, Any], *, prefix: str = "", **argume
     for name, t in state.items():
         if not isinstance(t, Tensor):
             raise ValueError(f"{prefix}{name} must be a tensor, got {type(t).__name__}")
+    return state
+
+
+def from_state_dict(state_dict: Mapping[str, Any], *, prefix: str = "", **arguments: Any) -> SRU:
+    """As `convert`, but make the `torchsru.compat.SRU`, on the CPU. Not of SRU++."""
+    state = _tensors_at(state_dict, prefix)
     arguments = checkpoints.as_2_6(arguments)
     scales = [t for n, t in state.items() if n.endswith(".scale_x")]
     arguments.setdefault("rescale", any(bool(scale.ne(1).any()) for scale in scales))
@@ -96,7 +140,7 @@ def from_state_dict(state_dict: Mapping[str, Any], *, prefix: str = "", **argume
     return rnn
 
 
-def load(folder: str | Path) -> torchsru.SRU:
+def load(folder: str | Path) -> torchsru.SRU | torchsru.SRUpp:
     """Read what `torchsru convert` wrote.
 
     Raises: ValueError naming the file that is missing or not of this format.
@@ -116,6 +160,7 @@ def to_bytes(converted: Converted) -> dict[str, bytes]:
 
     about = {
         "format": FORMAT,
+        "module": converted.module,
         "arguments": converted.arguments,
         "layer_norm_eps": converted.layer_norm_eps,
     }
@@ -125,7 +170,7 @@ def to_bytes(converted: Converted) -> dict[str, bytes]:
     }
 
 
-def from_bytes(files: Mapping[str, bytes]) -> torchsru.SRU:
+def from_bytes(files: Mapping[str, bytes]) -> torchsru.SRU | torchsru.SRUpp:
     """The inverse of `to_bytes`, and `Converted.build`. Raises ValueError if it is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load as load_tensors
@@ -135,7 +180,8 @@ def from_bytes(files: Mapping[str, bytes]) -> torchsru.SRU:
         if about["format"] != FORMAT:
             raise ValueError(f"format must be {FORMAT}, got {about['format']!r}")
         tensors = load_tensors(files[WEIGHTS_FILE])
-        return Converted(about["arguments"], tensors, about["layer_norm_eps"]).build()
+        module = about.get("module", "SRU")  # not named by the first files
+        return Converted(about["arguments"], tensors, about["layer_norm_eps"], module).build()
     except (KeyError, TypeError, StopIteration, RuntimeError, SafetensorError) as error:
         raise ValueError(f"not what torchsru convert writes: {error}") from error
 
@@ -155,10 +201,21 @@ def check_same(original: SRU, ours: torchsru.SRU) -> float:
     n, d = original.num_directions, original.hidden_size
     if not original.nn_rnn_compatible_return:
         c = c.view(-1, 2, n, d).transpose(1, 2).flatten(0, 1)
-    off = max(
-        ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item()
-        for a, b in ((h_ours, h), (c_ours, c))
-    )
+    return _difference((h_ours, h), (c_ours, c))
+
+
+def check_same_srupp(state: Mapping[str, Tensor], ours: torchsru.SRUpp) -> float:
+    """As `check_same`, for the state dict of an `sru.SRUpp` without prefix."""
+    ours = copy.deepcopy(ours).cpu().double().eval()
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 2, ours.input_size, generator=rng, dtype=torch.float64)
+    with torch.no_grad():
+        (h, c), (h_ours, end) = srupp.run(state, ours, x), ours(x)
+    return _difference((h_ours, h), (end["c"], c))
+
+
+def _difference(*pairs: tuple[Tensor, Tensor]) -> float:
+    off = max(((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item() for a, b in pairs)
     if not off <= TOLERANCE:
         raise ValueError(f"the converted layer is off by {off:.1e}, more than {TOLERANCE:.0e}")
     return off
@@ -202,7 +259,9 @@ def plan(stack: SRU) -> Converted:
 
 def to_stack(stack: SRU) -> torchsru.SRU:
     """See `SRU.to_torchsru`."""
-    return plan(stack).build().train(stack.training)
+    rnn = plan(stack).build()
+    assert isinstance(rnn, torchsru.SRU)
+    return rnn.train(stack.training)
 
 
 def to_cell(layer: SRUCell) -> torchsru.SRUCell:

@@ -6,6 +6,7 @@ from torchsru.nn.min_gru import MinGRU
 from torchsru.nn.qrnn import QRNN
 from torchsru.nn.recurrent import Recurrent
 from torchsru.nn.sru import SRU, SRUCell
+from torchsru.nn.srupp import SRUpp, SRUppCell
 from torchsru.nn.ssru import SSRU
 
 #: The stacks by name, as models take them: `RNNS[name](input_size, hidden_size, num_layers, ...)`.
@@ -30,4 +31,6 @@ __all__ = [
     "MinGRU",
     "Recurrent",
     "SRUCell",
+    "SRUpp",
+    "SRUppCell",
 ]

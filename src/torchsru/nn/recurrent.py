@@ -266,7 +266,8 @@ def check_state_tensor(
     shape = sizes if rows is None else (sizes[0], rows, *sizes[1:])
     if t.shape != shape:
         if rows is not None:
-            letters = letters.replace(", ", ", batch, ", 1)
+            first, *rest = letters.split(", ", 1)
+            letters = ", ".join([first, "batch", *rest])
         raise ValueError(f"{name} must be [{letters}] = {list(shape)}, got {list(t.shape)}")
     if t.dtype != like.dtype and torch.promote_types(t.dtype, like.dtype) != like.dtype:
         raise ValueError(f"{name} must be {like.dtype}, or narrower, got {t.dtype}")

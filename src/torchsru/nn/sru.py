@@ -160,20 +160,30 @@ class SRUCell(Recurrent):
                 self.norm.reset_parameters()
 
     def _run(self, x, state, mask, cu_seqlens):
-        n = self.num_directions
         c0 = to_channels(state)
-
-        inner, out_mask = x, None
+        inner = x
         if self.layer_norm == "pre":
             inner = self.norm(inner)
         if self.training and self.input_dropout:
             inner = drop_over_time(inner, self.input_dropout, cu_seqlens)
+        options = self._recurrence_options(x, mask, cu_seqlens)
+        transform = self.transform
+        if inner is x and is_plain_linear(transform) and transform._parameters["bias"] is None:
+            weight, v, b = transform.weight, self.weight_c, self.bias
+            if can_fuse(x, weight, v, b, c0, self.num_matrices):
+                highway = self.highway and self.num_matrices == 3
+                h, c = fused_layer(x, weight, v, b, c0, highway, **options)
+                return self._shape(h, c, mask)
+        return self._recur(self._call_transform(x, inner), x, c0, options)
+
+    def _recurrence_options(self, x, mask, cu_seqlens):
+        """What `sru_recurrence` takes beside tensors of this call; draws the state's dropout."""
+        out_mask = None
         if self.training and self.state_dropout:
             ones = self.bias.new_ones(count_rows(x, cu_seqlens), self.output_size)
             out_mask = F.dropout(ones, self.state_dropout)
-        transform, v = self.transform, self.weight_c
-        options = {
-            "num_directions": n,
+        return {
+            "num_directions": self.num_directions,
             "mask": mask,
             "cu_seqlens": cu_seqlens,
             "out_mask": out_mask,
@@ -181,25 +191,26 @@ class SRUCell(Recurrent):
             "contractive": self.contractive,
             "alpha": self.alpha,
         }
-        highway = self.highway and self.num_matrices == 3
-        if inner is x and is_plain_linear(transform) and transform._parameters["bias"] is None:
-            weight, b = transform.weight, self.bias
-            if can_fuse(x, weight, v, b, c0, self.num_matrices):
-                h, c = fused_layer(x, weight, v, b, c0, highway, **options)
-                return self._shape(h, c, mask)
+
+    def _call_transform(self, x, *arguments):
+        """What the transform returns; ValueError if x's type or device is why it can't."""
         try:
-            u = transform(inner)
+            return self.transform(*arguments)
         except RuntimeError as error:
-            if reason := wrong_type(x, transform):
+            if reason := wrong_type(x, self.transform):
                 raise ValueError(reason) from error
             raise
+
+    def _recur(self, u, x, c0, options):
+        """From what the transform made of x, and the state [R, D], to output and state."""
+        v = self.weight_c
         if isinstance(u, tuple):
             u, v_LB2D = u
             v_LB2D = v_LB2D.unflatten(-1, (2, -1)) if v_LB2D.dim() == 3 else v_LB2D
             v = v_LB2D if v is None else v_LB2D + v
-        u = self._split_matrices(u)
-        h, c = sru_recurrence(u, x if highway else None, v, self.bias, c0, **options)
-        return self._shape(h, c, mask)
+        highway = x if self.highway and self.num_matrices == 3 else None
+        h, c = sru_recurrence(self._split_matrices(u), highway, v, self.bias, c0, **options)
+        return self._shape(h, c, options["mask"])
 
     def _shape(self, h, c, mask):
         """The output, normalised if it is to be, 0 at padding; the state [directions, R, d]."""
