@@ -150,7 +150,7 @@ def test_tuning_moves_no_bit(monkeypatch):
     plain = run(sru, t, case.options(), seeds, case.outputs)
     monkeypatch.setattr(_triton, "_tuning", True)
     monkeypatch.setattr(_triton, "_tuned", {})
-    monkeypatch.setattr(_triton, "CANDIDATES", (_triton.Tiles(32, 1), _triton.Tiles(64, 2)))
+    monkeypatch.setattr(_triton, "CANDIDATES", (_triton.Tiles(32, 1), _triton.Tiles(64, 2, 4)))
     tuned = run(sru, t, case.options(), seeds, case.outputs)
     assert len(_triton._tuned) == 2  # forward and backward
     assert all(torch.equal(plain[name], tuned[name]) for name in plain)
@@ -351,7 +351,8 @@ def compile_kernel(kernel, dtype, target, options):
 
     state = "fp64" if dtype == "fp64" else "fp32"
     constants = {n: v for n, v in options.items() if n in kernel.arg_names}
-    constants |= {"BLOCK": 128, "DOUBLE": state == "fp64"}
+    tiles = _triton.Tiles(128, 2 if dtype in ("bf16", "fp16") else 4)
+    constants |= {"BLOCK": tiles.block, "STAGES": tiles.stages, "DOUBLE": state == "fp64"}
     linear = kernel.__name__.startswith("linear")
     signature = {}
     for name in kernel.arg_names:
@@ -366,8 +367,11 @@ def compile_kernel(kernel, dtype, target, options):
         else:
             in_input_type = name in IN_INPUT_TYPE or (linear and name in ("b", "c_steps"))
             signature[name] = "*" + (dtype if in_input_type else state)
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    options = {"num_warps": 4, "enable_fp_fusion": _triton.FP_FUSION}
+    names = list(signature)
+    aligned = [n for n, kind in signature.items() if kind.startswith("*") or n in ("D", "d")]
+    attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": tiles.warps, "enable_fp_fusion": _triton.FP_FUSION}
     return triton.compile(source, target=GPUTarget(*target), options=options)
 
 
@@ -405,3 +409,5 @@ def test_kernels_compile_and_keep_their_registers(target, dtype, options):
             if kernel is not sru.sru_forward or common.MAPS.value != PASS:
                 compiled = compile_kernel(kernel, dtype, TARGETS[target], options | {"PASS": PASS})
                 assert spills(compiled, TARGETS[target]) == 0, (kernel.__name__, PASS)
+                if target != "gfx942":  # AMD's compiler decides later how far ahead to load
+                    assert "cp.async" in compiled.asm["ptx"], (kernel.__name__, PASS)

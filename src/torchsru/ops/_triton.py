@@ -15,7 +15,7 @@ from torchsru.ops._parallel import cut, worth_while
 
 #: Programs enough to keep every multiprocessor of today's GPUs busy; below, blocks get narrower.
 PROGRAMS = 512
-LARGEST_BLOCK, SMALLEST_BLOCK = 128, 32
+LARGEST_BLOCK, SMALLEST_BLOCK = 128, 64
 
 #: Whether a product and a sum may become one rounding: not, so that every GPU rounds alike.
 FP_FUSION = False
@@ -43,18 +43,30 @@ def why_not(on_gpu: bool) -> str | None:
 
 
 class Tiles(NamedTuple):
-    """Channels a program and warps a program. They move no result: channels do not meet."""
+    """Channels a program, warps a program, and steps whose loads are under way at once. They move
+    no result: channels do not meet."""
 
     block: int
     warps: int
+    stages: int = 8
 
     @property
     def options(self) -> dict[str, Any]:
         """As a launch takes them."""
-        return {"BLOCK": self.block, "num_warps": self.warps, "enable_fp_fusion": FP_FUSION}
+        return {
+            "BLOCK": self.block,
+            "STAGES": self.stages,
+            "num_warps": self.warps,
+            "enable_fp_fusion": FP_FUSION,
+        }
 
 
-CANDIDATES = tuple(Tiles(block, warps) for block in (32, 64, 128, 256) for warps in (1, 2, 4))
+CANDIDATES = tuple(
+    Tiles(block, warps, stages)
+    for block in (64, 128, 256)
+    for warps in (1, 2, 4)
+    for stages in (1, 4, 8)
+)
 
 
 @dataclass(frozen=True)
@@ -63,20 +75,25 @@ class Launch:
 
     rows: R times directions, of d channels each.
     chunks, length: of time, and steps a chunk; `chunks` is 1 if time is one loop.
+    bytes: of a number as the call's tensors store it.
     """
 
     rows: int
     d: int
     chunks: int
     length: int
+    bytes: int
 
     @classmethod
-    def of(cls, L: int, R: int, D: int, num_directions: int, parallel: bool | None) -> "Launch":
-        """parallel: in time; None: where that is worth while."""
+    def of(cls, t: Tensor, R: int, num_directions: int, parallel: bool | None) -> "Launch":
+        """For R states and the tensor t [L, ..., D]; parallel: in time; None: where that is worth
+        while."""
+        L, D = t.shape[0], t.shape[-1]
         if parallel is None:
             parallel = worth_while("triton", L, R * D)
         chunks, length = cut(L, R * D) if parallel else (1, L)
-        return cls(R * num_directions, D // num_directions, chunks, length)
+        d = D // num_directions
+        return cls(R * num_directions, d, chunks, length, t.element_size())
 
     @property
     def empty(self) -> bool:
@@ -84,13 +101,13 @@ class Launch:
         return self.rows * self.d == 0
 
     def tiles(self) -> Tiles:
-        """A fixed function of the shape."""
+        """A fixed function of the shape. A thread loads four bytes: less can't be under way."""
         block = LARGEST_BLOCK
         while block > SMALLEST_BLOCK and (
             block >= 2 * self.d or self.programs(block) * self.chunks < PROGRAMS
         ):
             block //= 2
-        return Tiles(block, block // 32)
+        return Tiles(block, max(1, block * min(4, self.bytes) // 128))
 
     def programs(self, block: int) -> int:
         """Programs for all channels, of one chunk."""

@@ -6,6 +6,9 @@ WHOLE  one program goes through all steps of its channels
 MAPS   parallel in time, first pass: a program finds what its chunk makes of a state 0, and by how
        much it scales any other: `ends` and `decays` [C, R, D]
 STEPS  second pass: the steps of WHOLE, each chunk from its own first state in `starts` [C, R, D]
+
+The addresses of all steps are known before, their arithmetic is not: `tl.range` with STAGES has the
+loads of the next steps under way while a step is computed.
 """
 
 import triton
@@ -61,7 +64,7 @@ def load_row(t, r, j, on, D, S: tl.constexpr, PRESENT: tl.constexpr, DEFAULT: tl
 def chain(
     decays, ends, s0, starts, bounds, L, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_S0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write the first state of every chunk: the one before it through the chunk's affine map."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -69,7 +72,7 @@ def chain(
     exists = lane < d
     s = load_row(s0, r, j, exists, D, S, HAS_S0, 0.0)
     tl.store(starts + r * D + j, s, exists)
-    for n in range(1, tl.cdiv(steps, length)):
+    for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES):
         at = ((n - 1) * R + r) * D + j
         s = tl.load(decays + at, exists, 0) * s + tl.load(ends + at, exists, 0)
         tl.store(starts + at + R * D, s, exists)

@@ -21,7 +21,7 @@ def forward(a, b, c0, mask, cu_seqlens, num_directions, parallel=None):
     c, c_last = a.new_empty(L, B, D), a.new_empty(R, D, dtype=S)
     if cu_seqlens is not None:
         check_bounds(cu_seqlens, L)
-    launch = Launch.of(L, R, D, num_directions, parallel)
+    launch = Launch.of(a, R, num_directions, parallel)
     if launch.empty:
         return c, c_last
     options = {
@@ -54,7 +54,7 @@ def backward(gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions, paralle
     S = state_dtype(a)
     ga, gb = a.new_empty(L, B, D), a.new_empty(L, B, D)
     gc0 = a.new_empty((R, D) if c0 is not None else (0,), dtype=S)
-    launch = Launch.of(L, R, D, num_directions, parallel)
+    launch = Launch.of(a, R, num_directions, parallel)
     if launch.empty:
         return ga, gb, gc0
     options = {

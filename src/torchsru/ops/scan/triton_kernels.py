@@ -19,7 +19,7 @@ from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, place
 def linear_forward(
     a, b, c0, mask, bounds, starts, c_steps, c_last, ends, decays, L, B, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
-    DIRECTIONS: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr,
+    DIRECTIONS: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write c [L, B, D] and c_last [R, D], or in the pass MAPS ends and decays [C, R, D]."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -30,7 +30,7 @@ def linear_forward(
     if PASS == STEPS:
         c = tl.load(starts + at_chunk + j, lane < tl.where(n < chunks, d, 0), 0)
     decay = tl.full(j.shape, 1.0, S)
-    for i in range(begin, end):
+    for i in tl.range(begin, end, num_stages=STAGES):
         t = first + tl.where(backward, steps - 1 - i, i)
         at = (t * B + batch) * D + j
         on = exists
@@ -54,6 +54,7 @@ def linear_backward(
     L, B, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
     DIRECTIONS: tl.constexpr, HAS_GC_LAST: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of a, b [L, B, D] and, if HAS_C0, of c0 [R, D]; or ends and decays."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -66,7 +67,7 @@ def linear_backward(
         carried = tl.load(starts + at_chunk + j, lane < tl.where(n < chunks, d, 0), 0)
     decay = tl.full(j.shape, 1.0, S)
     step = tl.where(backward, -1, 1).to(tl.int64) * B * D  # from c_{t-1} to c_t
-    for i in range(begin, end):
+    for i in tl.range(begin, end, num_stages=STAGES):
         t = first + tl.where(backward, i, steps - 1 - i)
         at = (t * B + batch) * D + j
         on = exists

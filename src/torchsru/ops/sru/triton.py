@@ -57,7 +57,7 @@ def _forward(arguments, keep, parallel):
     c = u.new_empty(L, B, D, dtype=S) if keep else None
     if cu_seqlens is not None:
         check_bounds(cu_seqlens, L)
-    launch = Launch.of(L, R, D, num_directions, parallel)
+    launch = Launch.of(u, R, num_directions, parallel)
     if launch.empty:
         return h, c_last, c
     options = _options(tensors, num_directions, tanh, contractive, alpha)
@@ -119,7 +119,7 @@ def _backward(gh, gc_last, arguments, c, parallel):
     L, B, _, D, R = _shape(u, cu_seqlens)
     S = state_dtype(u)
     v_varies = v is not None and v.dim() == 4
-    launch = Launch.of(L, R, D, num_directions, parallel)
+    launch = Launch.of(u, R, num_directions, parallel)
 
     def like(t, dtype=S):
         return u.new_empty(t.shape if t is not None else (0,), dtype=dtype)

@@ -124,7 +124,7 @@ def sru_forward(
     HAS_B: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
     OUT_MASK: tl.constexpr, DIRECTIONS: tl.constexpr, TANH: tl.constexpr,
     CONTRACTIVE: tl.constexpr, ALPHA: tl.constexpr,
-    PASS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr,
+    PASS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write h [L, B, D], c_last [R, D] and, if KEEP, c of every step. PASS: WHOLE or STEPS.
 
@@ -139,7 +139,7 @@ def sru_forward(
     m = load_row(out_mask, r, j, exists, D, S, OUT_MASK, 1.0)
     v_f, v_r = load_weights(v, j, exists, D, S, V == 1)
     b_f, b_r = load_weights(b, j, exists, D, S, HAS_B)
-    for i in range(begin, end):
+    for i in tl.range(begin, end, num_stages=STAGES):
         t = first + tl.where(backward, steps - 1 - i, i)
         row = t * B + batch
         on = exists
@@ -175,7 +175,7 @@ def sru_guess(
     ends, decays, low, high,
     L, B, R, D, d, length,
     DOUBLE: tl.constexpr, K: tl.constexpr, HAS_B: tl.constexpr, MASK: tl.constexpr,
-    DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr, BLOCK: tl.constexpr,
+    DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """1. Write the affine map of every chunk with v = 0, and the hull of its candidates."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -185,7 +185,7 @@ def sru_guess(
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c, decay = tl.zeros(j.shape, S), tl.full(j.shape, 1.0, S)
     least, most = tl.full(j.shape, float("inf"), S), tl.full(j.shape, float("-inf"), S)
-    for i in range(begin, end):
+    for i in tl.range(begin, end, num_stages=STAGES):
         t = first + tl.where(backward, steps - 1 - i, i)
         row = t * B + batch
         on = exists
@@ -216,7 +216,7 @@ def sru_run(
     L, B, R, D, d, length,
     DOUBLE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_B: tl.constexpr,
     MASK: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
-    CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr,
+    CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """2. Run every chunk that is not solved in all of a block's channels."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -230,7 +230,7 @@ def sru_run(
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c, product = tl.load(starts + at_chunk + j, run, 0), tl.full(j.shape, 1.0, S)
     scale = tl.abs(c)
-    for i in range(begin, end):
+    for i in tl.range(begin, end, num_stages=STAGES):
         t = first + tl.where(backward, steps - 1 - i, i)
         row = t * B + batch
         on = exists
@@ -259,7 +259,7 @@ def sru_newton(
     c0, bounds, ends, slopes, scales, low, high, starts, solved,
     L, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """3. and 4. Count the solved chunks of every channel, and move the first states of the rest."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -271,7 +271,7 @@ def sru_newton(
     before = least  # the chunk's first state, before and after it moves
     after = least
     count = tl.full(j.shape, 1, tl.int32)
-    for n in range(1, tl.cdiv(steps, length)):
+    for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES):
         at = ((n - 1) * R + r) * D + j
         least = tl.minimum(least, tl.load(low + at, exists, 0))
         most = tl.maximum(most, tl.load(high + at, exists, 0))
@@ -293,7 +293,7 @@ def sru_finish(
     L, B, R, D, d, length,
     DOUBLE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_B: tl.constexpr,
     MASK: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
-    CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr,
+    CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """5. Write the first states that are not solved, going through the steps in turn."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -304,7 +304,8 @@ def sru_finish(
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c = tl.zeros(j.shape, S)
     chunks = tl.cdiv(steps, length)
-    for i in range((tl.min(count, 0).to(tl.int64) - 1) * length, (chunks - 1) * length):
+    begin = (tl.min(count, 0).to(tl.int64) - 1) * length
+    for i in tl.range(begin, (chunks - 1) * length, num_stages=STAGES):
         n = i // length
         known = lane < tl.where(i % length == 0, d, 0)
         at = (n * R + r) * D + j
@@ -333,7 +334,7 @@ def sru_backward(
     HAS_B: tl.constexpr, HAS_C0: tl.constexpr, MASK: tl.constexpr, DOCUMENTS: tl.constexpr,
     OUT_MASK: tl.constexpr, DIRECTIONS: tl.constexpr, TANH: tl.constexpr,
     CONTRACTIVE: tl.constexpr, ALPHA: tl.constexpr,
-    HAS_GC: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_GC: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients; of v [2, D] and b the part of each chunk and row, sums [C, R, 4, D], and
     of out_mask that of each chunk, gm [C, R, D]. The state's gradient is a linear recurrence."""
@@ -356,7 +357,7 @@ def sru_backward(
     if begin < end:
         t = first + tl.where(backward, begin, steps - 1 - begin)
         c = tl.load(c_steps + (t * B + batch) * D + j, exists, 0)
-    for i in range(begin, end):
+    for i in tl.range(begin, end, num_stages=STAGES):
         t = first + tl.where(backward, i, steps - 1 - i)
         row = t * B + batch
         on = exists
