@@ -7,6 +7,7 @@
 #   VENV=/tmp/venv                        another place for the virtual environment
 #   ARGS="..."                            more arguments for pytest (test), torchsru (demo, bench)
 #   ROWS=results/gpu.jsonl                where make gpu writes its rows
+#   COMMIT=HASH                           what they name, for a copy without .git
 MAKEFLAGS += --no-builtin-rules
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -83,7 +84,8 @@ arm: build  ## Needs a cross compiler and qemu: the kernels for ARM64 (NEON), te
 # offline. Under 9 minutes: each part has its limit, and what a part has done by then is there. The
 # C++ part is built where cmake is, and missed by nothing here where it is not.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-GPU_TESTS ?= tests/ops/test_triton.py
+# all but those that compile for GPUs that are not there; more: GPU_TESTS='tests -m gpu'
+GPU_TESTS ?= tests/ops/test_triton.py -k 'not registers'
 ROWS ?= results/local/gpu.jsonl
 .PHONY: gpu
 gpu: export PYTHONPATH := $(CURDIR)/src
@@ -93,11 +95,12 @@ gpu:  ## Needs a GPU: kernels against float64, then the benchmark, in 9 minutes,
 		-DCMAKE_BUILD_TYPE=Release && cmake --build build/gpu -j && \
 		cmake --install build/gpu --prefix src" >/dev/null || echo "the C++ part was not built"; fi
 	@status=0; \
-	workers=$$($(GPU_PYTHON) -c 'import importlib.util as u; print("-n 8" * bool(u.find_spec("xdist")))'); \
+	workers=$$($(GPU_PYTHON) -c 'import importlib.util as u; print("-n 12" * bool(u.find_spec("xdist")))'); \
 	echo "kernels against float64: pytest $(GPU_TESTS)"; \
 	timeout 200 $(GPU_PYTHON) -m pytest -q $$workers $(GPU_TESTS) $(ARGS) || status=$$?; \
 	echo "benchmark: torchsru bench --device cuda; rows: $(ROWS)"; \
-	$(GPU_PYTHON) -m torchsru.bench --device cuda --limit 265 --out $(ROWS) || status=$$?; \
+	$(GPU_PYTHON) -m torchsru.bench --device cuda --limit 265 --out $(ROWS) \
+		$(if $(COMMIT),--commit $(COMMIT)) || status=$$?; \
 	exit $$status
 
 .PHONY: clean

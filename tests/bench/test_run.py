@@ -90,13 +90,10 @@ def test_cases_run(name, tmp_path):
 GOALS = {  # one of each
     (case.kind, case.targets): case for case in suites.GPU if case.targets and case.kind != "memory"
 }.values()
-BACKENDS_HERE = {"triton": "cpu", "triton_parallel": "torch"}
 
 
 def on_this_machine(text):
-    for there, here in sorted(BACKENDS_HERE.items(), reverse=True):
-        text = text.replace(there, here)
-    return text
+    return text.replace("triton", "torch")
 
 
 @pytest.mark.parametrize("case", GOALS, ids=lambda case: case.name)
@@ -106,7 +103,7 @@ def test_every_goal_on_a_gpu_is_judged(case, tmp_path):
         replace(t, variant=on_this_machine(t.variant), over=on_this_machine(t.over))
         for t in case.targets
     )
-    backends = tuple(BACKENDS_HERE[name] for name in case.backends)
+    backends = tuple(map(on_this_machine, case.backends))
     here = replace(tiny(case), targets=targets, backends=backends)
     measured = run_case(here, Setting("cpu", 1, CEILINGS), 0.0, ABOUT)
     assert judged(measured.rows) == wanted(here)
@@ -273,6 +270,19 @@ def test_main_runs_one_case_without_a_verb(in_process, tmp_path, monkeypatch, ca
     arguments = ["--seconds", "0.01", "--out", str(again), "--against", str(out)]
     assert command.main(arguments) == 0
     assert "new over old" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("known", "named"), [(None, "abc"), ("f" * 40, "f" * 40)])
+def test_a_copy_without_git_is_told_its_commit(known, named, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(command, "commit", lambda: (known, None))
+    monkeypatch.setattr(
+        command, "run_cases", lambda chosen, setting, s, about, *rest, **more: (
+            seen.append(about["commit"]) or ([], [])
+        ),
+    )  # fmt: skip
+    command.main(["--case", "import", "--commit", "abc", "--out", str(tmp_path / "rows.jsonl")])
+    assert seen == [named]
 
 
 def test_a_case_with_a_floor_brings_the_ceilings(in_process, tmp_path, monkeypatch):

@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     run.add_argument("--out", type=Path, help=f"rows go here; default: {LOCAL}/TIME-DEVICE.jsonl")
     run.add_argument(
+        "--commit", metavar="HASH", help="what the rows name, for a copy that git knows nothing of"
+    )
+    run.add_argument(
         "--against", metavar="ROWS|COMMIT", help="then compare with an earlier run's rows"
     )
     compare = verb("compare", "put two runs' rows beside each other")
@@ -154,6 +157,8 @@ def _run(options: argparse.Namespace) -> int:
     setting = Setting(device, torch.get_num_threads())
     now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
     about = about_now(setting, now)
+    if options.commit and about["commit"] is None:
+        about["commit"] = options.commit
     out = options.out or LOCAL / f"{now:%Y%m%d-%H%M%S}-{device}.jsonl"
     report.show(report.heading(about))
     worker = Worker()

@@ -323,7 +323,8 @@ def show_table(title: str, titles: tuple[str, ...], lines: list[list[str]]) -> N
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for name in titles:
         left = name in ("case", "variant", "over", "verdict", "")
-        table.add_column(name, justify="left" if left else "right")
+        whole = name in ("case", "variant", "over")
+        table.add_column(name, justify="left" if left else "right", no_wrap=whole)
     for line in lines:
         style = "red" if any("MISSED" in cell for cell in line) else None
         if any("noisy" in cell for cell in line) and style is None:

@@ -52,7 +52,7 @@ from torchsru.bench.measure import Variant
 from torchsru.bench.networks import Network, Where, make, weights
 from torchsru.bench.peers import PEERS, missing, recurrence
 from torchsru.bench.process import KernelWorker, import_seconds, peak_bytes
-from torchsru.bench.suites import sequential_and_parallel
+from torchsru.bench.suites import sequential_over_parallel
 from torchsru.ops import backends, cpu_info, sru_recurrence
 
 ALPHA = 3**0.5  # the layer's at highway_bias 0
@@ -341,10 +341,8 @@ def _recurrence(contest: Contest) -> None:
             contest.left_out[name] = available.get(name) or "there is no backend of this name"
     if not there:
         raise BenchError("; ".join(f"{n}: {why}" for n, why in contest.left_out.items()))
-    over: dict[str, tuple[str, ...]] = {}
-    if len(case.backends) > 1:
-        pairs = sequential_and_parallel(case.backends[0], case.backends[1])
-        over = {one: (other,) for one, other in pairs.items()}
+    pairs = sequential_over_parallel(case.backends)
+    over: dict[str, tuple[str, ...]] = {one: (other,) for one, other in pairs.items()}
     for name in there:
         contractive = (False, True) if CONTRACTIVE in case.beside else (False,)
         for bounded in contractive:

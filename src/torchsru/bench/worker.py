@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from queue import Empty, Queue
 from typing import Any
@@ -63,11 +64,8 @@ def run_case(
     busy = busy_cores()
     torch.manual_seed(0)
     clock = clock_for(case, setting)
-    slow = (
-        case.kind in ("memory", "training")
-        and case.shape is not None
-        and (case.kind == "memory" or case.shape.layers > 1)
-    )
+    stack = case.shape is not None and case.shape.layers > 1
+    few = stack or case.kind in ("memory", "recurrence")
     with tf32(case.tf32), clock.scope():
         contest = build(case, setting, clock)
         try:
@@ -76,7 +74,7 @@ def run_case(
                 contest.variants,
                 min(budget_s, max(0.0, left_s)),
                 limit_s=max(0.0, left_s),
-                min_rounds=3 if slow else MIN_ROUNDS,
+                min_rounds=3 if few else MIN_ROUNDS,
                 warm_up=case.kind != "memory",  # a process each, the first like the last
             )
         finally:
@@ -135,9 +133,10 @@ class Worker:
             return
         child, self._child = self._child, None
         if child.poll() is None:
-            try:
-                os.killpg(child.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            else:  # Windows
                 child.kill()
         child.wait()
         for pipe in (child.stdin, child.stdout):
