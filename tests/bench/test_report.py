@@ -146,6 +146,16 @@ def test_compare_names_another_machine(rows):
     assert "machine differs: cpu Test CPU -> Other CPU" in report.differences(rows[0], other)
 
 
+def test_a_gpus_heading_names_it_and_says_whether_tiles_were_tuned(rows):
+    about = report.about(rows[0])
+    machine = {**about["machine"], "gpu": "Test GPU", "gpu_memory_gib": 1.0}
+    text = report.heading({**about, "device": "cuda", "machine": machine})
+    assert text.startswith("Test GPU, 1.0 GiB; on Test CPU\n")
+    assert "MKL" not in text
+    tuned = report.heading({**about, "device": "cuda", "machine": {**machine, "tuned": True}})
+    assert "tiles tuned" in tuned
+
+
 def test_runs_that_share_nothing_are_refused(rows):
     with pytest.raises(BenchError, match="share no case"):
         report.compare(rows, [replace(row, threads=7) for row in rows])

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a case was refused by its check or failed, 2 bad input, 13
 
 import argparse
 import datetime
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -184,7 +185,7 @@ def about_now(setting: Setting, now: datetime.datetime) -> dict[str, Any]:
     return {
         "device": setting.device,
         "threads": setting.threads,
-        "machine": machine(),
+        "machine": {**machine(), "tuned": os.environ.get("TORCHSRU_TUNE") == "1"},
         "versions": {
             **versions(),
             "triton": installed("triton"),

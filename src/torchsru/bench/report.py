@@ -147,6 +147,7 @@ def heading(about: dict[str, Any]) -> str:
     }  # fmt: skip
     if about["device"] == "cuda":
         where = f"{machine['gpu']}, {machine['gpu_memory_gib']} GiB; on {machine['cpu']}"
+        where += "; tiles tuned (TORCHSRU_TUNE=1)" if machine.get("tuned") else ""
         tools = {k: v for k, v in tools.items() if k not in ("MKL", "oneDNN")}
     else:
         caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
