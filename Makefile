@@ -6,6 +6,8 @@
 #   PIP_FLAGS="--index-url URL"           where to take it from: pytorch.org lists CPU, CUDA, ROCm
 #   VENV=/tmp/venv                        another place for the virtual environment
 #   ARGS="..."                            more arguments for pytest (test), torchsru (demo, bench)
+#   ROWS=results/gpu.jsonl                where make gpu writes its rows
+#   COMMIT=HASH                           what they name, for a copy without .git
 MAKEFLAGS += --no-builtin-rules
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -79,18 +81,27 @@ arm: build  ## Needs a cross compiler and qemu: the kernels for ARM64 (NEON), te
 	$(BIN)/ctest --test-dir build/arm --output-on-failure --no-tests=error
 
 # Runs from the checkout and sets up nothing: a GPU machine brings its own PyTorch and may be
-# offline. Without cmake there the CPU ops take their pure-PyTorch path.
+# offline. Under 9 minutes: each part has its limit, and what a part has done by then is there. The
+# C++ part is built where cmake is, and missed by nothing here where it is not.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+# all but those that compile for GPUs that are not there; more: GPU_TESTS='tests -m gpu'
+GPU_TESTS ?= tests/ops/test_triton.py -k 'not registers'
+ROWS ?= results/local/gpu.jsonl
 .PHONY: gpu
 gpu: export PYTHONPATH := $(CURDIR)/src
-gpu:  ## Needs a GPU: tests marked gpu, then the benchmark on it, with the machine's own PyTorch
-	@echo "make gpu: tests of the Triton kernels, pytest -m gpu, then torchsru bench --device cuda, with $(GPU_PYTHON)"
+gpu:  ## Needs a GPU: kernels against float64, then the benchmark, in 9 minutes, with the machine's own PyTorch
 	@$(GPU_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu needs a CUDA or ROCm GPU that torch " + torch.__version__ + " can use; it finds none")'
-	if command -v cmake >/dev/null; then cmake -S . -B build/gpu -DCMAKE_BUILD_TYPE=Release && \
-		cmake --build build/gpu -j && cmake --install build/gpu --prefix src; fi
-	$(GPU_PYTHON) -m pytest tests/ops/test_triton.py $(ARGS)
-	$(GPU_PYTHON) -m pytest -m gpu $(ARGS)
-	$(GPU_PYTHON) -m torchsru.cli bench --device cuda
+	@if command -v cmake >/dev/null; then timeout 60 bash -c "cmake -S . -B build/gpu \
+		-DCMAKE_BUILD_TYPE=Release && cmake --build build/gpu -j && \
+		cmake --install build/gpu --prefix src" >/dev/null || echo "the C++ part was not built"; fi
+	@status=0; \
+	workers=$$($(GPU_PYTHON) -c 'import importlib.util as u; print("-n 12" * bool(u.find_spec("xdist")))'); \
+	echo "kernels against float64: pytest $(GPU_TESTS)"; \
+	timeout 200 $(GPU_PYTHON) -m pytest -q $$workers $(GPU_TESTS) $(ARGS) || status=$$?; \
+	echo "benchmark: torchsru bench --device cuda; rows: $(ROWS)"; \
+	$(GPU_PYTHON) -m torchsru.bench --device cuda --limit 265 --out $(ROWS) \
+		$(if $(COMMIT),--commit $(COMMIT)) || status=$$?; \
+	exit $$status
 
 .PHONY: clean
 clean:  ## Remove everything that was built; runs/ and results/ stay

@@ -1,11 +1,14 @@
-"""Rows that no clock made."""
+"""Rows that no clock made, a clock that the test moves, and cases run in this process."""
+
+from contextlib import nullcontext
 
 import pytest
 
-from torchsru.bench import cases
+from torchsru.bench import cases, suites
 from torchsru.bench.cases import Case
 from torchsru.bench.measure import Variant
 from torchsru.bench.rows import Row, make_rows
+from torchsru.bench.worker import run_case
 
 ABOUT = {
     "device": "cpu",
@@ -62,5 +65,49 @@ def sample_rows(case: Case) -> list[Row]:
 
 @pytest.fixture
 def rows() -> list[Row]:
-    chosen = [c for c in cases.CASES if c.kind in ("inference", "training")]
+    chosen = [c for c in suites.CPU if c.kind in ("inference", "training") and not c.title]
     return [row for case in chosen for row in sample_rows(case)]
+
+
+class FakeClock:
+    """A device on which a call takes `call_s`; the time goes by as it is told."""
+
+    def __init__(self, call_s=1e-4):
+        self.call_s = call_s
+        self.time_s = 0.0
+        self.log = []
+
+    def now(self):
+        return self.time_s
+
+    def scope(self):
+        return nullcontext()
+
+    def prepare(self, call):
+        self.log.append("prepare")
+        return call
+
+    def elapsed(self, call, times):
+        call()
+        self.log.append(times)
+        self.time_s += times * self.call_s
+        return times * self.call_s
+
+
+class InProcess:
+    """What `Worker` does, here: no process to start, and what a test patches is in force."""
+
+    def absent(self, limit_s):
+        return {}
+
+    def run(self, case, setting, budget_s, about, limit_s):
+        return run_case(case, setting, budget_s, about, limit_s)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """The command runs its cases in this process."""
+    monkeypatch.setattr("torchsru.bench.command.Worker", InProcess)

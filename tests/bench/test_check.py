@@ -75,7 +75,7 @@ def test_a_gradient_that_is_wrong_alone_is_refused():
 
 
 def test_a_wrong_backend_is_refused(monkeypatch):
-    def wrong(u, *rest, backend):
+    def wrong(u, *rest, backend, contractive):
         return 1.001 * u[:, :, 0], None
 
     monkeypatch.setattr("torchsru.bench.check.sru_recurrence", wrong)
@@ -91,7 +91,23 @@ def test_nan_is_refused():
         check_layer(sru, sru, TINY, torch.float32)
 
 
-def test_what_is_refused_is_not_timed(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("contractive", [False, True])
+def test_a_backend_is_checked_over_as_many_steps_as_asked(contractive, monkeypatch):
+    seen = []
+
+    def watched(u, *rest, **options):
+        seen.append((u.shape[0], options["contractive"]))
+        return torchsru.ops.sru_recurrence(u, *rest, **options)
+
+    monkeypatch.setattr("torchsru.bench.check.sru_recurrence", watched)
+    long = replace(TINY, L=40)
+    check_op("torch", long, torch.float32, contractive=contractive, steps=33)
+    check_op("torch", long, torch.float32, contractive=contractive)
+    assert {length for length, _ in seen} == {33, 16}
+    assert {found for _, found in seen} == {contractive}
+
+
+def test_what_is_refused_is_not_timed(in_process, monkeypatch, tmp_path, capsys):
     from torchsru.bench import command
 
     def refuse(*args):
@@ -100,6 +116,7 @@ def test_what_is_refused_is_not_timed(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(variants, "check_layer", refuse)
     monkeypatch.setattr(Network, "output", None)  # nothing may run
     out = tmp_path / "rows.jsonl"
+    monkeypatch.setattr("torchsru.bench.command.FLOORS", ())  # no ceilings first
     code = command.main(["run", "--case", "inference: L=32 *", "--out", str(out)])
     assert code == 1
     assert "refused" in capsys.readouterr().out

@@ -1,10 +1,10 @@
-"""Turns, medians and ratios, on clocks that the test moves."""
+"""Turns, budgets, medians and ratios, on clocks that the test moves."""
 
 import gc
 
 import pytest
 
-from torchsru.bench.measure import Spread, Variant, interleave, ratio, timed
+from torchsru.bench.measure import Spread, Variant, interleave, ratio
 
 
 def test_variants_take_turns_and_the_first_turn_is_dropped():
@@ -49,9 +49,39 @@ def test_wide_quartiles_are_noisy():
     assert not Spread(1.0, 0.98, 1.02, 5).noisy
 
 
-def test_short_calls_are_repeated():
-    calls = []
-    sample = timed(lambda: calls.append(1), "cpu")
-    before = len(calls)
-    assert 0 < sample() < 1
-    assert len(calls) - before > 10
+class Machine:
+    """Its time goes by while a variant is sampled, and at no other moment."""
+
+    def __init__(self, **seconds):
+        self.time_s = 0.0
+        self.order = ""
+        self.variants = [Variant(name, lambda n=name: self.sample(n)) for name in seconds]
+        self.seconds = seconds
+
+    def sample(self, name):
+        self.order += name
+        self.time_s += self.seconds[name]
+        return self.seconds[name]
+
+    def now(self):
+        return self.time_s
+
+
+def test_turns_go_on_until_the_budget_is_spent():
+    machine = Machine(a=1.0, b=3.0)
+    samples = interleave(machine.variants, 40.0, min_rounds=2, now=machine.now)
+    assert machine.order == "ab" * 12  # one to warm up, ten in the budget, one that passes it
+    assert samples == {"a": [1.0] * 11, "b": [3.0] * 11}
+
+
+def test_a_spent_budget_still_has_its_least_turns():
+    machine = Machine(a=1.0, b=3.0)
+    interleave(machine.variants, 0.0, min_rounds=4, now=machine.now)
+    assert machine.order == "ab" * 5
+
+
+@pytest.mark.parametrize(("limit_s", "turns"), [(0.0, 1), (7.9, 1), (8.0, 2), (100.0, 4)])
+def test_no_turn_but_the_first_begins_after_the_limit(limit_s, turns):
+    machine = Machine(a=1.0, b=3.0)
+    samples = interleave(machine.variants, 0.0, limit_s=limit_s, min_rounds=4, now=machine.now)
+    assert len(samples["a"]) == len(samples["b"]) == turns

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from torchsru.bench import cases, command
+from torchsru.bench import command, suites
 from torchsru.bench.cases import BenchError, Shape
 from torchsru.bench.check import CheckError
 from torchsru.bench.networks import Where
@@ -16,8 +16,8 @@ from torchsru.bench.rows import read_rows
 
 TINY = Shape(L=5, B=3, d=8)
 WHERE = Where(torch.float32, "cpu")
-BACKENDS = next(case for case in cases.CASES if case.kind == "backends")
-OTHER = next(case for case in cases.CASES if case.kind == "inference")
+BACKENDS = next(case for case in suites.CPU if case.kind == "backends")
+OTHER = next(case for case in suites.CPU if case.kind == "inference")
 
 
 def start_of_every_python(code, folder, monkeypatch):
@@ -56,10 +56,11 @@ def test_a_child_that_dies_leaves_its_last_words(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("code", "word"), [(REFUSE, "refused, "), (DIE, "failed, ")], ids=["refused", "failed"]
 )
-def test_the_other_cases_go_on(code, word, tmp_path, monkeypatch, capsys):
+def test_the_other_cases_go_on(code, word, in_process, tmp_path, monkeypatch, capsys):
     start_of_every_python(code, tmp_path, monkeypatch)
+    monkeypatch.setattr("torchsru.bench.command.FLOORS", ())  # no ceilings first
     chosen = [replace(case, shape=TINY) for case in (BACKENDS, OTHER)]
-    monkeypatch.setattr("torchsru.bench.cases.find", lambda pattern: chosen)
+    monkeypatch.setattr("torchsru.bench.cases.find", lambda pattern, suite: chosen)
     out = tmp_path / "rows.jsonl"
     assert command.main(["--seconds", "0.01", "--out", str(out)]) == 1
     assert word + chosen[0].name in capsys.readouterr().out

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from torchsru.bench import cases, command, report
+from torchsru.bench import command, report
 from torchsru.bench.cases import BenchError
 from torchsru.bench.figures import draw
+from torchsru.bench.suites import TABLE
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def test_a_miss_is_shown_as_a_miss(rows):
 
 def test_the_overview_has_a_line_per_shape(rows):
     text = report.markdown(rows)
-    for L, B, d in cases.TABLE:
+    for L, B, d in TABLE:
         assert text.count(f"| {L}, {B}, {d} |") == 1
 
 
@@ -42,7 +43,16 @@ def test_tables_are_rectangles(rows):
     for name in {row.case for row in rows}:
         of_case = [row for row in rows if row.case == name]
         widths = {len(line) for line in report.cells(of_case)}
-        assert widths == {len(report.columns(of_case[0].kind))}
+        assert widths == {len(report.columns(of_case))}
+
+
+def test_floors_and_rates_have_their_place(rows):
+    some = [replace(row, floor_s=row.median / 2) for row in rows if row.case == rows[0].case]
+    assert report.columns(some)[-1] == "times its floor"
+    assert report.cells(some)[0][-1] == "2.00"
+    assert "times its floor" not in report.columns([replace(r, floor_s=None) for r in some])
+    assert report.amount(4.3e12, "bytes_per_s") == "4.3 TB/s"
+    assert report.amount(2.1e10, "operations_per_s") == "21 GFLOP/s"
 
 
 @pytest.mark.parametrize(
@@ -51,36 +61,6 @@ def test_tables_are_rectangles(rows):
 )
 def test_seconds(value, text):
     assert report.seconds(value) == text
-
-
-def test_the_page_keeps_what_is_outside_the_markers(file, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n")
-    for _ in range(2):
-        assert command.main(["report", str(file), "--page", str(page)]) == 0
-    text = page.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "stale" not in text
-    assert text.count("1024, 1, 512") == 1
-
-
-def test_the_page_shows_the_figures(file, tmp_path):
-    pytest.importorskip("matplotlib")
-    page = tmp_path / "page.md"
-    page.write_text(f"{report.BEGIN}{report.END}")
-    arguments = ["--page", str(page), "--figures", str(tmp_path / "figures")]
-    assert command.main(["report", str(file), *arguments]) == 0
-    assert "![bench-overhead](figures/bench-overhead.png)" in page.read_text()
-    assert (tmp_path / "figures" / "bench-overhead.png").exists()
-
-
-def test_a_page_without_markers_is_refused(file, tmp_path, capsys):
-    page = tmp_path / "page.md"
-    page.write_text("nothing here\n")
-    assert command.main(["report", str(file), "--page", str(page)]) == 2
-    assert "page.md" in capsys.readouterr().err
-    assert page.read_text() == "nothing here\n"
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -100,7 +80,7 @@ def test_labels_do_not_overlap(rows):
 
     from torchsru.bench import figures
 
-    table = [row for row in rows if row.table_size in cases.TABLE]
+    table = [row for row in rows if row.table_size in TABLE]
     for figure in (figures._training(table, Figure), figures._overhead(table, Figure)):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -117,7 +97,7 @@ def test_labels_do_not_overlap(rows):
 
 def test_nothing_to_draw_is_said(rows, tmp_path):
     pytest.importorskip("matplotlib")
-    with pytest.raises(BenchError, match="no inference or training"):
+    with pytest.raises(BenchError, match="no inference, training or length"):
         draw([replace(rows[0], kind="call")], tmp_path, ["png"])
 
 
@@ -135,15 +115,45 @@ def test_compare(rows, file, tmp_path, capsys):
     lines = report.compare(rows, faster)
     verdicts = {(line[2] != "", line[-1]) for line in lines}
     assert verdicts == {(True, "lower"), (False, "same")}
+    lower = sum(row.over is not None for row in rows)
+    assert report.verdicts(lines) == f"{lower} lower, {len(rows) - lower} same"
     other = tmp_path / "new.jsonl"
     other.write_text("".join(row.to_json() + "\n" for row in faster))
     assert command.main(["compare", str(file), str(other)]) == 0
     assert "0.500" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("factor", "spread", "verdict"),
+    [(1.5, 0.01, "higher"), (0.7, 0.01, "lower"), (1.5, 0.3, "same"), (1.01, 0.01, "same")],
+)
+def test_a_change_counts_where_it_is_larger_than_the_noise(rows, factor, spread, verdict):
+    def row(median, noisy=False):
+        low, high = median * (1 - spread), median * (1 + spread)
+        return replace(rows[0], over=None, ratio=None, median=median, q1=low, q3=high, noisy=noisy)
+
+    old, new = row(1.0), row(factor)
+    ((*_, change, between, found),) = report.compare([old], [new])
+    assert (change, found) == (f"{factor:.3f}", verdict)
+    low, high = map(float, between.split(" - "))
+    assert low < factor < high
+    ((*_, found),) = report.compare([replace(old, noisy=True)], [new])
+    assert found == f"{verdict}, noisy"
+
+
 def test_compare_names_another_machine(rows):
     other = replace(rows[0], machine={**rows[0].machine, "cpu": "Other CPU"})
     assert "machine differs: cpu Test CPU -> Other CPU" in report.differences(rows[0], other)
+
+
+def test_a_gpus_heading_names_it_and_says_whether_tiles_were_tuned(rows):
+    about = report.about(rows[0])
+    machine = {**about["machine"], "gpu": "Test GPU", "gpu_memory_gib": 1.0}
+    text = report.heading({**about, "device": "cuda", "machine": machine})
+    assert text.startswith("Test GPU, 1.0 GiB; on Test CPU\n")
+    assert "MKL" not in text
+    tuned = report.heading({**about, "device": "cuda", "machine": {**machine, "tuned": True}})
+    assert "tiles tuned" in tuned
 
 
 def test_runs_that_share_nothing_are_refused(rows):

@@ -3,15 +3,17 @@
 import json
 
 import pytest
+from tests.bench.conftest import ABOUT
 
 from torchsru.bench import cases
-from torchsru.bench.cases import BenchError
-from torchsru.bench.rows import Row, read_rows
+from torchsru.bench.cases import BenchError, Case
+from torchsru.bench.measure import Variant
+from torchsru.bench.rows import Row, make_rows, read_rows
 
 FIELDS = {
     "case", "kind", "variant", "shape", "dtype", "device", "threads", "median_s", "q1_s", "q3_s",
     "n", "over", "ratio", "ratio_q1", "ratio_q3", "noisy", "busy_cores", "target", "bound", "met",
-    "machine", "versions", "commit", "dirty", "date",
+    "machine", "versions", "commit", "dirty", "date", "mode", "tf32", "floor_s",
 }  # fmt: skip
 
 
@@ -31,6 +33,38 @@ def test_a_row_survives_writing_and_reading(rows, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(row.to_json() + "\n" for row in rows))
     assert read_rows(file) == rows
+
+
+def test_rows_of_older_files_are_read(rows):
+    old = json.loads(rows[0].to_json())
+    for name in ("mode", "tf32", "floor_s"):
+        del old[name]
+    assert Row.from_json(json.dumps(old)) == rows[0]
+
+
+def test_a_ratio_to_the_floor():
+    target = cases.at_most(1.25, "a", cases.FLOOR)
+    case = Case(kind="recurrence", targets=(target,), graph=True, tf32=True)
+    variants = [
+        Variant("a", lambda: 0.0, (cases.FLOOR,), floor_s=0.5),
+        Variant("b", lambda: 0.0, unit="bytes_per_s"),
+    ]
+    a, b = make_rows(case, variants, {"a": [0.6, 0.6], "b": [1.0, 1.0]}, ABOUT, 0.0)
+    assert (a.over, a.ratio, a.met, a.floor_s) == ("floor", 1.2, True, 0.5)
+    assert (a.mode, a.tf32) == ("graph", True)
+    assert '"median_bytes_per_s": 1.0' in b.to_json()
+    assert Row.from_json(b.to_json()) == b
+
+
+def test_other_processes_disturb_a_cpu_and_eager_calls(rows):
+    def noisy(device, graph):
+        about = {**ABOUT, "device": device}
+        case = Case(kind="call", graph=graph)
+        (row,) = make_rows(case, [Variant("a", lambda: 0.0)], {"a": [1.0]}, about, 1.5)
+        return row.noisy
+
+    assert noisy("cpu", False) and noisy("cuda", False)
+    assert not noisy("cuda", True)
 
 
 def test_ratios_and_targets(rows):

@@ -7,22 +7,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.bench.conftest import ABOUT, InProcess
 
 from torchsru._machine import caches, commit, machine, versions
-from torchsru.bench import cases, command
+from torchsru.bench import cases, command, floor, suites, variants
+from torchsru.bench.cases import ORIGINAL, BenchError, Case
 from torchsru.bench.process import peak_bytes
 from torchsru.bench.rows import read_rows
 from torchsru.bench.variants import Setting
+from torchsru.bench.worker import Measured, run_case
 
-CASES = {case.name: case for case in cases.CASES}
+CASES = {case.name: case for case in suites.CPU}
 IN_PROCESS = [
-    n for n, c in CASES.items() if c.kind in ("call", "inference", "networks", "training")
+    "inference: L=32 B=32 d=128",
+    "training: L=32 B=32 d=128",
+    "training in bfloat16: L=128 B=32 d=512",
+    "paper's figure, forward: L=32 B=32 d=256",
+    "speech separation, training: L=125 B=250 d=32",
+    "length: L=1024 B=1 d=512",
+    "one call: L=1 B=1 d=64",
 ]
+CEILINGS = {
+    floor.COPY_BANDWIDTH: 1e10,
+    **{floor.product_name(dtype): 1e11 for dtype in ("float32", "bfloat16")},
+}
 
 
 def tiny(case):
     """The same case, a few steps and channels small."""
-    shape = replace(case.shape, L=5, B=3, d=8)
+    shape = replace(case.shape, L=5, B=3, d=8, layers=min(case.shape.layers, 2))
     if case.shape.input_size:
         shape = replace(shape, input_size=12)
     return replace(case, shape=shape)
@@ -31,8 +44,12 @@ def tiny(case):
 @pytest.fixture(autouse=True)
 def without_the_original(monkeypatch):
     """Importing it may compile C++ for a minute."""
-    monkeypatch.setattr("torchsru.bench.variants.original_missing", lambda: "not in tests")
-    monkeypatch.setattr("torchsru.bench.command.original_missing", lambda: "not in tests")
+    for module in ("networks", "variants"):
+        monkeypatch.setattr(f"torchsru.bench.{module}.missing", absent)
+
+
+def absent(name):
+    return "not in tests" if name in variants.PEERS else None
 
 
 def about(setting):
@@ -42,22 +59,174 @@ def about(setting):
     }  # fmt: skip
 
 
-def run(case, tmp_path):
-    setting = Setting("cpu", 1)
+def run(case, tmp_path, ceilings=CEILINGS):
+    setting = Setting("cpu", 1, ceilings)
     out = tmp_path / "rows.jsonl"
-    rows, refused = command.run_cases([case], setting, 0.01, about(setting), out)
+    rows, refused = command.run_cases([case], setting, 0.01, about(setting), out, InProcess())
     assert refused == []
     assert read_rows(out) == rows
     return rows
 
 
-@pytest.mark.parametrize("name", [IN_PROCESS[0], IN_PROCESS[1], *IN_PROCESS[-4:]])
+def judged(rows):
+    return {(r.variant, r.over) for r in rows if r.met is not None}
+
+
+def wanted(case):
+    """The case's targets but those on a package that is not there."""
+    there = [t for t in case.targets if not t.variant.startswith(ORIGINAL)]
+    return {(t.variant, t.over) for t in there}
+
+
+@pytest.mark.parametrize("name", IN_PROCESS)
 def test_cases_run(name, tmp_path):
     rows = run(tiny(CASES[name]), tmp_path)
-    judged = {(r.variant, r.over) for r in rows if r.met is not None}
-    targets = {(t.variant, t.over) for t in CASES[name].targets if t.variant != cases.ORIGINAL}
-    assert judged == targets
+    assert judged(rows) == wanted(CASES[name])
     assert all(r.median > 0 and r.q1 <= r.median <= r.q3 and r.n >= 3 for r in rows)
+    if CASES[name].kind != "call":
+        assert all(r.floor_s for r in rows)
+
+
+GOALS = {  # one of each
+    (case.kind, case.targets): case for case in suites.GPU if case.targets and case.kind != "memory"
+}.values()
+
+
+def on_this_machine(text):
+    return text.replace("triton", "torch")
+
+
+@pytest.mark.parametrize("case", GOALS, ids=lambda case: case.name)
+def test_every_goal_on_a_gpu_is_judged(case, tmp_path):
+    """In miniature and on a CPU, its backends in the place of a GPU's."""
+    targets = tuple(
+        replace(t, variant=on_this_machine(t.variant), over=on_this_machine(t.over))
+        for t in case.targets
+    )
+    backends = tuple(map(on_this_machine, case.backends))
+    here = replace(tiny(case), targets=targets, backends=backends)
+    measured = run_case(here, Setting("cpu", 1, CEILINGS), 0.0, ABOUT)
+    assert judged(measured.rows) == wanted(here)
+    assert set(measured.left_out) <= set(variants.PEERS)
+
+
+def test_what_is_not_there_is_left_out_with_its_reason(tmp_path, capsys):
+    case = replace(
+        tiny(CASES["length: L=1024 B=1 d=512"]),
+        backends=("torch", "abacus"), beside=(cases.HGRN, cases.COPY),
+    )  # fmt: skip
+    rows = run(case, tmp_path)
+    passes = [f"torch, {name}" for name in (cases.FORWARD, cases.FORWARD_TRAIN, cases.BACKWARD)]
+    assert [row.variant for row in rows] == [cases.COPY, *passes]
+    printed = capsys.readouterr().out
+    assert "left out, abacus: there is no backend of this name" in printed
+    assert "left out, HGRN (fla): not in tests" in printed
+
+
+def test_one_that_fails_is_left_out_but_ours_may_not(monkeypatch):
+    make = variants.make
+
+    def broken(name, shape, where):
+        if name == bad:
+            raise RuntimeError("CUDA out of memory\nand so on")
+        return make(name, shape, where)
+
+    monkeypatch.setattr(variants, "make", broken)
+    case = tiny(CASES["paper's figure, forward: L=32 B=32 d=256"])
+    bad = cases.GRU
+    measured = run_case(case, Setting("cpu", 1), 0.0, ABOUT)
+    assert measured.left_out[cases.GRU] == "RuntimeError: CUDA out of memory"
+    assert cases.LSTM in {row.variant for row in measured.rows}
+    assert all(row.floor_s is None for row in measured.rows)  # no ceilings were measured
+    bad = cases.SRU
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_case(case, Setting("cpu", 1), 0.0, ABOUT)
+
+
+def test_the_originals_kernel_stands_beside_no_graph():
+    case = replace(tiny(CASES["paper's figure, forward: L=32 B=32 d=256"]), graph=True)
+    left_out = run_case(case, Setting("cpu", 1), 0.0, ABOUT).left_out
+    assert "default stream" in left_out[ORIGINAL]
+
+
+def test_ceilings_are_measured_first_and_handed_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(variants.COPY_ELEMENTS, "cpu", 2**12)
+    monkeypatch.setitem(variants.PRODUCT_SIDE, "cpu", 16)
+    case = replace(tiny(CASES["training: L=32 B=32 d=128"]), beside=())
+    setting = Setting("cpu", 1)
+    rows, _ = command.run_cases(
+        [suites.CEILINGS, case], setting, 0.01, ABOUT, tmp_path / "rows.jsonl", InProcess()
+    )
+    found = {row.variant: row for row in rows if row.kind == "ceilings"}
+    assert set(found) == set(CEILINGS)
+    assert found[floor.COPY_BANDWIDTH].unit == "bytes_per_s"
+    assert rows[-1].variant == cases.SRU
+    ceilings = {name: row.median for name, row in found.items()}
+    work = floor.layers_work(cases.SRU, case.shape, variants.torch.float32, training=True)
+    assert rows[-1].floor_s == work.floor_s(ceilings, floor.product_name("float32"))
+
+
+# -- time limits, on a clock of the test's own ----------------------------------------------------
+
+
+class SlowWorker:
+    """Its cases take as long as their name says; it notes what it was told."""
+
+    def __init__(self, rows):
+        self.time_s = 0.0
+        self.seen = []
+        self.rows = rows
+
+    def absent(self, limit_s):
+        raise BenchError("stopped after its limit")
+
+    def run(self, case, setting, budget_s, about, limit_s):
+        self.seen.append((case.kind, round(budget_s, 3), limit_s, dict(setting.absent)))
+        self.time_s += min(float(case.kind), limit_s)
+        if float(case.kind) > limit_s:
+            raise BenchError("stopped after its limit")
+        return Measured([replace(self.rows[0], case=case.kind)])
+
+
+def test_time_is_shared_out_and_ends(rows, tmp_path, capsys):
+    worker = SlowWorker(rows)
+    chosen = [
+        Case(kind="10", weight=1, limit_s=40),
+        Case(kind="50", weight=3, limit_s=40, beside=(cases.HGRN,)),
+        Case(kind="20", weight=4, limit_s=40),
+        Case(kind="30", weight=2, limit_s=40),
+        Case(kind="5", weight=0, limit_s=40),
+    ]
+    out = tmp_path / "rows.jsonl"
+    written, failed = command.run_cases(
+        chosen, Setting("cpu", 1), 100.0, ABOUT, out, worker,
+        limit_s=90.0, now=lambda: worker.time_s,
+    )  # fmt: skip
+    assert [(kind, budget, limit) for kind, budget, limit, _ in worker.seen] == [
+        ("10", 10.0, 40), ("50", 30.0, 40), ("20", 40.0, 40), ("30", 20.0, 20.0),
+    ]  # fmt: skip
+    assert failed == ["50", "30", "5"]
+    assert [row.case for row in written] == ["10", "20"]
+    assert read_rows(out) == written  # those of a run that was cut off are there
+    printed = capsys.readouterr().out
+    assert "no time left for 5" in printed
+    # a peer whose import hangs is absent, and no case tries again
+    assert "absent, HGRN (fla)" in printed
+    assert all(cases.HGRN in absent for *_, absent in worker.seen)
+
+
+def test_rows_are_written_as_they_come(rows, tmp_path):
+    out = tmp_path / "rows.jsonl"
+
+    class Watching(SlowWorker):
+        def run(self, case, *rest):
+            before.append(out.read_text().count("\n"))
+            return super().run(case, *rest)
+
+    before = []
+    chosen = [Case(kind=str(n)) for n in range(3)]
+    command.run_cases(chosen, Setting("cpu", 1), 1.0, ABOUT, out, Watching(rows))
+    assert before == [0, 1, 2]
 
 
 def test_kernels_run(tmp_path):
@@ -86,9 +255,10 @@ def test_peak_memory_counts_what_a_step_holds():
     assert u_bytes < found < 8 * u_bytes
 
 
-def test_main_runs_one_case_without_a_verb(tmp_path, monkeypatch, capsys):
+def test_main_runs_one_case_without_a_verb(in_process, tmp_path, monkeypatch, capsys):
     chosen = [tiny(CASES["inference: L=32 B=32 d=128"])]
-    monkeypatch.setattr("torchsru.bench.cases.find", lambda pattern: chosen)
+    monkeypatch.setattr("torchsru.bench.cases.find", lambda pattern, suite: chosen)
+    monkeypatch.setattr("torchsru.bench.command.FLOORS", ())  # no ceilings first
     out = tmp_path / "new" / "rows.jsonl"
     assert command.main(["--seconds", "0.01", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -96,6 +266,36 @@ def test_main_runs_one_case_without_a_verb(tmp_path, monkeypatch, capsys):
     rows = read_rows(out)
     assert rows[0].machine["cpu"]
     assert rows[0].versions["torch"]
+    again = tmp_path / "again.jsonl"
+    arguments = ["--seconds", "0.01", "--out", str(again), "--against", str(out)]
+    assert command.main(arguments) == 0
+    assert "new over old" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("known", "named"), [(None, "abc"), ("f" * 40, "f" * 40)])
+def test_a_copy_without_git_is_told_its_commit(known, named, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(command, "commit", lambda: (known, None))
+    monkeypatch.setattr(
+        command, "run_cases", lambda chosen, setting, s, about, *rest, **more: (
+            seen.append(about["commit"]) or ([], [])
+        ),
+    )  # fmt: skip
+    command.main(["--case", "import", "--commit", "abc", "--out", str(tmp_path / "rows.jsonl")])
+    assert seen == [named]
+
+
+def test_a_case_with_a_floor_brings_the_ceilings(in_process, tmp_path, monkeypatch):
+    seen = []
+
+    def run_cases(chosen, *rest, **limits):
+        seen.extend(case.kind for case in chosen)
+        return [], []
+
+    monkeypatch.setattr(command, "run_cases", run_cases)
+    for name in ("one call", "kernel: L=32 B=32 d=128"):
+        command.main(["--case", name, "--out", str(tmp_path / "rows.jsonl")])
+    assert seen == ["call", "ceilings", "kernel"]
 
 
 def test_rows_name_no_host_and_no_path(tmp_path):
@@ -125,6 +325,8 @@ def test_the_commit_is_found_in_a_checkout():
         (["--threads", "none"], "none"),
         (["paint"], "paint"),
         (["compare", "nowhere.jsonl", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--against", "nowhere.jsonl"], "nowhere.jsonl must be a file of rows or a commit"),
+        (["--limit", "0"], "positive, got 0"),
         (["report", "nowhere.jsonl"], "nowhere.jsonl"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -140,6 +342,8 @@ def test_list_names_cases_and_targets(capsys):
     assert command.main(["list"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in CASES)
+    assert command.main(["list", "--device", "cuda"]) == 0
+    assert all(case.name in capsys.readouterr().out for case in suites.GPU[1:2])
     assert "SRU over three GEMMs: <= 1.15" in printed
     assert "sru_forward: <= 6 us" in printed
 

@@ -118,6 +118,23 @@ def test_a_long_sequence_of_narrow_channels():
 
 
 @runs
+@pytest.mark.parametrize("contractive", [False, True])
+def test_newton_alone_solves_every_chunk(contractive, monkeypatch):
+    """It solves a chunk more each time at least: so many iterations leave nothing to finish."""
+    from torchsru.ops.sru import triton as launchers
+
+    def without_finish(kernel, *rest):
+        if kernel is launchers.triton_kernels.sru_finish:
+            return lambda *arguments, **options: None
+        return wrap(kernel, *rest)
+
+    wrap = launchers.wrap
+    monkeypatch.setattr(launchers, "wrap", without_finish)
+    case = SruCase(shape=(17, 2, 5), v="static", c0=True, contractive=contractive)
+    check(SRU["triton_parallel"], case)
+
+
+@runs
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_what_newton_leaves_is_computed_in_turn(iterations, monkeypatch):
     """Chunks of 8 steps, most of which so few iterations do not solve."""

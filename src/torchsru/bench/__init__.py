@@ -1,14 +1,16 @@
 """`torchsru bench`: named cases, checked before they are timed, and rows of data.
 
-cases.py     what is measured, and the targets
-variants.py  what a case puts beside each other
+suites.py    what is measured on a CPU and on a GPU, and the targets; cases.py: what a case is
+variants.py  what a case puts beside each other; networks.py: layers, peers.py: other packages
 check.py     correctness, before any clock starts
+clock.py     a CPU's clock, a GPU's events, CUDA graphs
 measure.py   interleaved samples, medians, paired ratios
-process.py   what needs fresh processes: peak memory, import time, instruction sets
-networks.py  the layers and steps that are timed
+floor.py     what no implementation can go below on this machine
+worker.py    a case in a process of its own, within its limit
+process.py   what needs more processes: peak memory, import time, instruction sets
 command.py   the command's options
-rows.py      a JSON object per line
-report.py    tables; figures.py draws
+rows.py      a JSON object per line; history.py: those of an earlier run
+report.py    tables; figures.py draws, page.py writes docs/performance.md
 
 Needs torch alone; tables are nicer with rich, and figures want matplotlib (torchsru[bench]).
 """

@@ -1,13 +1,15 @@
-"""What is measured, and the targets: data.
+"""What a case is: a kind, a shape, the variants beside each other, and targets. Data, no clock.
 
-A case is a kind and a shape. The kind says which variants are put beside each other
-(variants.py); each target names a variant, what it is divided by, and a bound.
+The kind says what is run (variants.py); each target names a variant, what it is divided by, and a
+bound. The cases themselves are in suites.py.
 
 Letters: L time steps, B batch rows, d hidden size per direction.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 # Names of variants, as cases, rows, tables and figures spell them.
 SRU = "SRU"
@@ -16,8 +18,12 @@ GEMM_FRESH = "GEMM, output fresh"
 GEMMS = "three GEMMs"
 LSTM = "nn.LSTM"
 GRU = "nn.GRU"
+CONV2 = "nn.Conv1d k=2"
 CONV = "nn.Conv1d k=3"
+QRNN = "QRNN"
 ORIGINAL = "sru 2.6.0"
+HGRN = "HGRN (fla)"
+MAMBA = "Mamba scan (mamba_ssm)"
 FORWARD_OP = "sru_forward"
 RECURRENCE = "sru_recurrence"
 LAYER = "SRU.forward"
@@ -25,8 +31,13 @@ COPY = "copy of u"
 FORWARD = "forward"
 FORWARD_TRAIN = "forward, keeping c"
 BACKWARD = "backward"
+CONTRACTIVE = "contractive forward"
 IMPORT_TORCH = "import torch"
 IMPORT_TORCHSRU = "import torchsru after torch"
+
+#: Not a variant: the time in which the bytes could have moved and the products been computed
+#: (floor.py). A target may divide by it.
+FLOOR = "floor"
 
 
 class BenchError(Exception):
@@ -74,7 +85,13 @@ class Target:
 class Case:
     """One comparison; `name` finds it on the command line and in rows.
 
-    weight: share of the time budget, relative to other cases.
+    Attributes:
+        weight: share of the time budget, relative to other cases.
+        beside: names of what SRU is put beside, or of more variants of the recurrence.
+        backends: of the recurrence, by name; those that are not there are left out.
+        graph: the calls are captured in a CUDA graph and replayed.
+        tf32: float32 products, cuDNN's included, may round their factors to TF32.
+        limit_s: the case is stopped after so many seconds, checks included.
     """
 
     kind: str
@@ -83,10 +100,20 @@ class Case:
     title: str = ""
     weight: float = 1.0
     targets: tuple[Target, ...] = ()
+    beside: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    graph: bool = False
+    tf32: bool = False
+    limit_s: float = 120.0
 
     @property
     def name(self) -> str:
         return f"{self.title or self.kind}: {self.shape}" if self.shape else self.kind
+
+    @property
+    def mode(self) -> str:
+        """How its calls are made, as rows spell it."""
+        return "graph" if self.graph else "eager"
 
     def with_dtype(self, dtype: str) -> "Case":
         """The case in another type. Its targets do not hold there."""
@@ -95,8 +122,22 @@ class Case:
         title = f"{self.title or self.kind} in {dtype}"
         return replace(self, dtype=dtype, title=title, targets=())
 
-    def without_targets(self) -> "Case":
-        return replace(self, targets=())
+    def to_json(self) -> dict[str, Any]:
+        """The case as plain data, for another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Case":
+        """The inverse of `to_json`."""
+        return cls(
+            **{
+                **found,
+                "shape": found["shape"] and Shape(**found["shape"]),
+                "targets": tuple(Target(**target) for target in found["targets"]),
+                "beside": tuple(found["beside"]),
+                "backends": tuple(found["backends"]),
+            }
+        )
 
 
 def at_most(value: float, variant: str, over: str | None = None) -> Target:
@@ -109,78 +150,7 @@ def at_least(value: float, variant: str, over: str) -> Target:
     return Target(variant=variant, over=over, bound="at least", value=value)
 
 
-#: L, B, d: inference over its GEMM reused, fresh; training over its GEMMs; how many times slower
-#: training is with nn.LSTM, nn.GRU and sru 2.6.0. Two AVX512 cores, float32.
-TABLE = {
-    (32, 32, 128): (1.5, 1.7, 1.5, 2.5, 4, 4.5),
-    (128, 32, 256): (1.25, 1.35, 1.2, 2.4, 3.4, 4.5),
-    (128, 32, 512): (1.15, 1.2, 1.15, 2.6, 3.2, 3.4),
-    (512, 8, 512): (1.15, 1.2, 1.15, 3.6, 5, 6),
-    (1024, 1, 512): (1.15, 1.2, 1.15, 9, 20, 15),
-}
-
-
-def _table() -> list[Case]:
-    cases = []
-    for (L, B, d), (reused, fresh, gemms, lstm, gru, original) in TABLE.items():
-        shape = Shape(L=L, B=B, d=d)
-        inference = (at_most(reused, SRU, GEMM_REUSED), at_most(fresh, SRU, GEMM_FRESH))
-        training = (
-            at_most(gemms, SRU, GEMMS),
-            at_least(lstm, LSTM, SRU),
-            at_least(gru, GRU, SRU),
-            at_least(original, ORIGINAL, SRU),
-        )
-        cases.append(Case(kind="inference", shape=shape, targets=inference))
-        cases.append(Case(kind="training", shape=shape, weight=3, targets=training))
-    return cases
-
-
-def _memory(L: int, B: int, d: int) -> Case:
-    targets = (at_most(1, SRU, LSTM), at_most(1, SRU, GRU))
-    return Case(kind="memory", shape=Shape(L=L, B=B, d=d), weight=1.5, targets=targets)
-
-
-CASES: tuple[Case, ...] = (
-    *_table(),
-    Case(
-        kind="inference",
-        title="inference, stack of 4",
-        shape=Shape(L=128, B=32, d=512, layers=4),
-        weight=2,
-        targets=(at_most(1.2, SRU, GEMM_REUSED),),
-    ),
-    Case(
-        kind="training",
-        title="training in bfloat16",
-        shape=Shape(L=128, B=32, d=512),
-        dtype="bfloat16",
-        weight=3,
-        targets=(at_least(4, LSTM, SRU),),
-    ),
-    Case(
-        kind="networks",
-        title="speech separation, training",
-        shape=Shape(L=125, B=250, d=32, input_size=512, layers=4, bidirectional=True),
-        weight=3,
-    ),
-    Case(
-        kind="call",
-        title="one call",
-        shape=Shape(L=1, B=1, d=64),
-        targets=(at_most(6e-6, FORWARD_OP), at_most(25e-6, LAYER)),
-    ),
-    *(Case(kind="kernel", shape=Shape(L=L, B=B, d=d), weight=0.5) for L, B, d in TABLE),
-    Case(kind="kernel", shape=Shape(L=128, B=32, d=1024), weight=0.5),
-    Case(kind="backends", shape=Shape(L=128, B=32, d=256), weight=1),
-    _memory(128, 32, 256),
-    _memory(128, 32, 512),
-    _memory(1024, 1, 512),
-    Case(kind="import", weight=1, targets=(at_most(0.3, IMPORT_TORCHSRU),)),
-)
-
-
-def find(pattern: str | None, cases: tuple[Case, ...] = CASES) -> list[Case]:
+def find(pattern: str | None, cases: Iterable[Case]) -> list[Case]:
     """The cases whose name matches a shell pattern or contains it; None finds all.
 
     Raises: BenchError naming the pattern if there is none.

@@ -51,9 +51,17 @@ def check_layer(
     _compare(str(shape), actual, lambda inputs: _stack(reference, inputs), inputs, dtype)
 
 
-def check_op(backend: str, shape: Shape, dtype: torch.dtype, device: str = "cpu") -> None:
-    """Check the recurrence of one backend; raises CheckError."""
-    L, B, D = min(shape.L, MAX_L), min(shape.B, MAX_B), shape.d
+def check_op(
+    backend: str,
+    shape: Shape,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    contractive: bool = False,
+    steps: int = MAX_L,
+) -> None:
+    """Check the recurrence of one backend, on `steps` steps at most; raises CheckError."""
+    L, B, D = min(shape.L, steps), min(shape.B, MAX_B), shape.d
     state = torch.promote_types(dtype, torch.float32)
     inputs = {  # in the order of the arguments
         "u": torch.randn(L, B, 3, D).to(device, dtype),
@@ -63,9 +71,11 @@ def check_op(backend: str, shape: Shape, dtype: torch.dtype, device: str = "cpu"
         "c0": torch.randn(B, D).to(device, state),
     }
     _compare(
-        f"backend {backend!r} at {shape}",
-        lambda inputs: sru_recurrence(*inputs.values(), backend=backend)[0],
-        lambda inputs: sru_reference(*inputs.values())[0],
+        f"backend {backend!r}{', contractive,' if contractive else ''} at {shape}",
+        lambda inputs: sru_recurrence(*inputs.values(), backend=backend, contractive=contractive)[
+            0
+        ],
+        lambda inputs: sru_reference(*inputs.values(), contractive=contractive)[0],
         inputs,
         dtype,
     )

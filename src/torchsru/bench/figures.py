@@ -12,11 +12,11 @@ from torchsru.bench.cases import (
     LSTM,
     ORIGINAL,
     SRU,
-    TABLE,
     BenchError,
 )
 from torchsru.bench.report import seconds, times
 from torchsru.bench.rows import Row
+from torchsru.bench.suites import TABLE
 
 FORMATS = ("png", "svg")
 
@@ -37,7 +37,7 @@ OVERHEADS = {  # label: kind, over, colour
 
 
 def draw(rows: list[Row], folder: Path, formats: list[str]) -> list[Path]:
-    """Draw training times and overheads; returns the files.
+    """Draw training times and overheads on a CPU, and times by length; returns the files.
 
     Raises: BenchError if matplotlib is missing or the rows hold nothing to draw.
     """
@@ -46,10 +46,12 @@ def draw(rows: list[Row], folder: Path, formats: list[str]) -> list[Path]:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise BenchError("figures need matplotlib: pip install 'torchsru[bench]'") from error
-    rows = [row for row in rows if row.table_size in TABLE]
-    figures = {"training": _training(rows, Figure), "overhead": _overhead(rows, Figure)}
+    table = [row for row in rows if row.table_size in TABLE and row.device == "cpu"]
+    figures = {"training": _training(table, Figure), "overhead": _overhead(table, Figure)}
+    for device, name in {"cpu": "length", "cuda": "length-gpu"}.items():
+        figures[name] = _length([row for row in rows if row.device == device], Figure)
     if not any(figures.values()):
-        raise BenchError("the rows hold no inference or training case to draw")
+        raise BenchError("the rows hold no inference, training or length case to draw")
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, figure in figures.items():
@@ -164,4 +166,37 @@ def _overhead(rows: list[Row], figure_class: Any) -> Any:
     axis.set_ylabel("time over GEMM")
     title = "One SRU layer over its matrix products (black: target, at most)"
     axis.set_title(f"{title}\n{_subtitle(both[0])}", fontsize=10)
+    return figure
+
+
+def _length(rows: list[Row], figure_class: Any) -> Any:
+    """Microseconds by length, a panel per pass, a line per backend."""
+    found: dict[str, dict[str, dict[int, Row]]] = {}  # pass: backend: L
+    for row in rows:
+        if row.kind == "recurrence" and row.case.startswith("length"):
+            backend, _, name = row.variant.partition(", ")
+            found.setdefault(name, {}).setdefault(backend, {})[int(row.shape["L"])] = row
+    if not found:
+        return None
+    figure = figure_class(figsize=(7.5, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    colours = list(COLOURS.values())[1:]
+    for axis, (name, backends) in zip(axes, found.items(), strict=True):
+        for colour, (backend, points) in zip(colours, backends.items(), strict=False):
+            lengths = sorted(points)
+            axis.plot(
+                lengths, [1e6 * points[L].median for L in lengths],
+                marker="o", markersize=3, color=colour, label=backend,
+            )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("microseconds", fontsize=9)
+    axes[0].legend(fontsize=8, frameon=False)
+    row = next(iter(points.values()))
+    figure.supxlabel("steps L", fontsize=9)
+    title = f"The recurrence by length, B = {row.shape['B']}, d = {row.shape['d']}"
+    figure.suptitle(f"{title}\n{_subtitle(row)}", fontsize=10)
     return figure

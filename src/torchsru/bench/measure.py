@@ -5,20 +5,14 @@ alike. Ratios are taken within a turn; what is reported is their median and quar
 """
 
 import gc
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 MIN_ROUNDS = 5
 MAX_ROUNDS = 1000
-SAMPLE_S = 2e-3  # a sample lasts at least as long: short calls are repeated
-WARM_UP_S = 0.05
-LONG_S = 0.2  # a call as long as this is warmed up once
 NOISY = 0.1  # quartiles further apart than this share of their median: the number is marked
 
 
@@ -27,15 +21,19 @@ class Variant:
     """One contestant of a case.
 
     Attributes:
-        sample: takes one measurement, in seconds or bytes.
-        over: names of the variants whose samples its own are divided by.
+        sample: takes one measurement, in `unit`.
+        over: names of the variants whose samples its own are divided by; FLOOR: its floor.
         close: frees what sampling held.
+        floor_s: what it cannot go below, in seconds; None where that is not known.
+        unit: "s", "bytes", or a rate: "bytes_per_s", "operations_per_s".
     """
 
     name: str
     sample: Callable[[], float]
     over: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    floor_s: float | None = None
+    unit: str = "s"
 
 
 @dataclass(frozen=True)
@@ -64,53 +62,32 @@ def ratio(samples: list[float], over: list[float]) -> Spread:
     return Spread.of([a / b for a, b in zip(samples, over, strict=True)])
 
 
-def timed(call: Callable[[], object], device: str) -> Callable[[], float]:
-    """A sampler of one call's time in seconds: the mean over as many as fill SAMPLE_S."""
-
-    def run(times: int) -> float:
-        synchronise(device)
-        start_s = time.perf_counter()
-        for _ in range(times):
-            call()
-        synchronise(device)
-        return time.perf_counter() - start_s
-
-    times, spent_s = 1, run(1)
-    if spent_s < LONG_S:
-        spent_s = run(1)
-    end_s = time.perf_counter() + WARM_UP_S
-    while time.perf_counter() < end_s and spent_s < SAMPLE_S:
-        times = max(times + 1, math.ceil(times * min(4, SAMPLE_S / spent_s)))
-        spent_s = run(times)
-    return lambda: run(times) / times
-
-
-def synchronise(device: str) -> None:
-    """Wait for the GPU, if it is one."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def interleave(
     variants: list[Variant],
     budget_s: float,
     *,
+    limit_s: float = float("inf"),
     min_rounds: int = MIN_ROUNDS,
     warm_up: bool = True,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Let the variants take turns until the budget is spent; samples by name.
 
     Args:
-        min_rounds: turns that count at least, whatever they take.
+        limit_s: no turn but the first begins later than this.
+        min_rounds: turns that count at least, whatever they take, within the limit.
         warm_up: take one turn more and drop the first.
+        now: the clock that budget and limit are of.
     """
     samples: dict[str, list[float]] = {v.name: [] for v in variants}
     with no_garbage_collection():
+        start_s = now()
         for variant in variants if warm_up else ():
             variant.sample()
-        end_s = time.perf_counter() + budget_s
+        sampling_s = now()
         for turn in range(MAX_ROUNDS):
-            if turn >= min_rounds and time.perf_counter() > end_s:
+            late = now() > start_s + limit_s
+            if turn and (late or (turn >= min_rounds and now() > sampling_s + budget_s)):
                 break
             for variant in variants:
                 samples[variant.name].append(variant.sample())

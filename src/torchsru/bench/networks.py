@@ -3,21 +3,16 @@
 Letters: L time steps, B batch rows, F input features, C channels put out.
 """
 
-import os
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import torchsru
-from torchsru._machine import installed
-from torchsru.bench.cases import CONV, GRU, LSTM, ORIGINAL, SRU, BenchError, Shape
+from torchsru.bench.cases import CONV, CONV2, GRU, LSTM, ORIGINAL, QRNN, SRU, BenchError, Shape
+from torchsru.bench.peers import missing
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class Where:
     device: str
 
     def randn(self, *sizes: int) -> Tensor:
-        return torch.randn(sizes).to(self.device, self.dtype)
+        return torch.randn(sizes, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -47,13 +42,16 @@ class Network:
         self.module.train()
         x = self.x.requires_grad_()
         inputs = [x, *self.module.parameters()]
-        seed = torch.randn(self.output_sizes()).to(x)
+        seed = torch.randn(self.output_sizes(), device=x.device, dtype=x.dtype)
         return lambda: torch.autograd.grad(self.output(), inputs, seed)
 
     def output_sizes(self) -> tuple[int, ...]:
         """Sizes of the output, without running it."""
         if isinstance(self.module, nn.Conv1d):
-            return (self.x.shape[0], self.module.out_channels, self.x.shape[2])
+            B, _, L = self.x.shape
+            window, padding = self.module.kernel_size[0], self.module.padding[0]
+            assert isinstance(padding, int)
+            return (B, self.module.out_channels, L + 2 * padding - window + 1)
         L, B = self.x.shape[:2]
         size, twice = self.module.hidden_size, self.module.bidirectional
         assert isinstance(size, int)
@@ -77,16 +75,18 @@ def weights(module: nn.Module) -> list[Tensor]:
 def make(name: str, shape: Shape, where: Where) -> Network:
     """Build a network by the name of its variant. Raises BenchError if it cannot be had."""
     x_LBF = where.randn(shape.L, shape.B, shape.features)
-    if name == CONV:
-        convolution = nn.Conv1d(shape.features, shape.d, 3, padding=1)
+    if name in (CONV, CONV2):
+        window, padding = (3, 1) if name == CONV else (2, 0)
+        convolution = nn.Conv1d(shape.features, shape.d, window, padding=padding)
         x_BFL = x_LBF.permute(1, 2, 0).contiguous()
         return Network(convolution.to(where.device, where.dtype), x_BFL)
-    if name == ORIGINAL and (reason := original_missing()):
-        raise BenchError(f"{ORIGINAL} cannot run: {reason}")
+    if reason := missing(name):
+        raise BenchError(f"{name} cannot run: {reason}")
     classes: dict[str, Callable[..., nn.Module]] = {
         SRU: torchsru.SRU,
         LSTM: nn.LSTM,
         GRU: nn.GRU,
+        QRNN: _qrnn,
         ORIGINAL: _original,
     }
     sizes = (shape.features, shape.d, shape.layers)
@@ -94,24 +94,10 @@ def make(name: str, shape: Shape, where: Where) -> Network:
     return Network(module.to(where.device, where.dtype), x_LBF)
 
 
+def _qrnn(*sizes: int, bidirectional: bool) -> nn.Module:
+    """As the SRU paper compares with: window 1, with highway."""
+    return torchsru.nn.QRNN(*sizes, highway=True, bidirectional=bidirectional)
+
+
 def _original(*sizes: int, bidirectional: bool) -> nn.Module:
     return import_module("sru").SRU(*sizes, bidirectional=bidirectional)
-
-
-@cache
-def original_missing() -> str | None:
-    """Why the original package cannot run, or None. Importing it compiles C++ at first."""
-    if installed("sru") is None:
-        return "it is not installed (pip install --no-build-isolation --no-deps sru==2.6.0)"
-    if installed("sru") != "2.6.0":
-        return f"version 2.6.0 is asked for, {installed('sru')} is installed"
-    # its extension is built by ninja, which pip puts beside the interpreter
-    bin = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([bin, os.environ.get("PATH", "")])
-    # that it warns about missing CUDA, and at each training step on a CPU, is no news here
-    warnings.filterwarnings("ignore", module=r"sru\.")
-    try:
-        import_module("sru")
-    except Exception as error:
-        return f"importing it failed: {type(error).__name__}: {str(error).splitlines()[0]}"
-    return None

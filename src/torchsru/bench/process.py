@@ -1,8 +1,8 @@
-"""What needs fresh processes: peak memory, import time, instruction sets.
+"""What needs fresh processes: a CPU's peak memory, import time, instruction sets.
 
 Run as `python -m torchsru.bench.process JOB`, a child prints numbers, one a line: a memory job
 prints one and ends; a kernel job prints one for each line that it reads, so that the parent can
-let several children take turns.
+let several children take turns. (The cases themselves run in a child too: worker.py.)
 """
 
 import gc
@@ -20,7 +20,7 @@ import torch
 
 from torchsru.bench.cases import BenchError, Shape
 from torchsru.bench.check import CheckError, check_op
-from torchsru.bench.measure import timed
+from torchsru.bench.clock import HostClock, timed
 from torchsru.bench.networks import Where, make
 
 IMPORT = """
@@ -40,7 +40,12 @@ def import_seconds(torch_itself: bool) -> float:
 
 
 def peak_bytes(network: str, shape: Shape, where: Where, threads: int) -> float:
-    """Most memory that a training step holds beyond weights and input, in a fresh process."""
+    """Most memory that a training step holds beyond weights and input.
+
+    On a CPU, of a fresh process; on a GPU, of torch's allocator, which counts exactly anywhere.
+    """
+    if where.device != "cpu":
+        return _measure_memory(network, shape, where)
     return float(_finish(_start("memory", shape, where, threads, network=network)))
 
 
@@ -78,7 +83,7 @@ class KernelWorker:
     def _failure(self) -> BenchError:
         self._child.communicate()
         self._errors.seek(0)
-        words = _last_line(self._errors.read())
+        words = last_line(self._errors.read())
         self.close()
         return CheckError(words) if self._child.returncode == REFUSED else BenchError(words)
 
@@ -123,11 +128,12 @@ def _start(
 def _finish(child: subprocess.Popen[str]) -> str:
     out, error = child.communicate()
     if child.returncode:
-        raise BenchError(_last_line(error))
+        raise BenchError(last_line(error))
     return out
 
 
-def _last_line(error: str) -> str:
+def last_line(error: str) -> str:
+    """The last words of a child, from what it wrote to stderr."""
     return (error.strip().splitlines() or ["a child process ended without a word"])[-1]
 
 
@@ -191,7 +197,7 @@ def _serve_kernel(backend: str, shape: Shape, where: Where) -> None:
     except CheckError as error:
         print(error, file=sys.stderr)
         sys.exit(REFUSED)
-    sample: Callable[[], float] = timed(kernel_call(backend, shape, where), where.device)
+    sample: Callable[[], float] = timed(kernel_call(backend, shape, where), HostClock())
     for _ in sys.stdin:
         print(sample(), flush=True)
 

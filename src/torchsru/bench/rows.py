@@ -1,25 +1,26 @@
 """Results as rows of data: one JSON object a line, one comparison a row.
 
 A variant that is compared with two others has two rows; one that is compared with none has one,
-with `over` null. Times are `median_s`, memory is `median_bytes`; quartiles likewise.
+with `over` null. Times are `median_s`, memory is `median_bytes`, rates are `median_bytes_per_s`
+and `median_operations_per_s`; quartiles likewise. `over` may be "floor": see floor.py.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torchsru.bench.cases import BenchError, Case, shape_to_json
+from torchsru.bench.cases import FLOOR, BenchError, Case, shape_to_json
 from torchsru.bench.measure import Spread, Variant, ratio
 
 VALUES = ("median", "q1", "q3")
-UNITS = ("s", "bytes")
+UNITS = ("s", "bytes", "bytes_per_s", "operations_per_s")
 BUSY = 0.25  # cores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One comparison. Quartiles are q1 and q3; `unit` is "s" or "bytes"."""
+    """One comparison. Quartiles are q1 and q3; fields with a default came later."""
 
     case: str
     kind: str
@@ -47,16 +48,21 @@ class Row:
     commit: str | None
     dirty: bool | None
     date: str
+    mode: str = "eager"  # or "graph": replays of a CUDA graph
+    tf32: bool = False  # float32 products, cuDNN's included, may use it
+    floor_s: float | None = None  # see floor.py
 
     @property
-    def key(self) -> tuple[str, str, str | None, str, str, int]:
+    def key(self) -> tuple[str, str, str | None, str, str, int, str, bool]:
         """What makes two rows of different runs the same measurement."""
-        return (self.case, self.variant, self.over, self.dtype, self.device, self.threads)
+        what = (self.case, self.variant, self.over, self.dtype)
+        return (*what, self.device, self.threads, self.mode, self.tf32)
 
     @property
     def table_size(self) -> tuple[int, ...] | None:
-        """L, B, d where this is one layer in float32, as in the table of targets."""
+        """L, B, d where this is one layer in float32, as in the table of a CPU's targets."""
         one_layer = self.shape.get("layers") == 1 and self.dtype == "float32"
+        one_layer &= self.case.startswith(f"{self.kind}: ")  # and has no title of its own
         return tuple(self.shape[name] for name in "LBd") if one_layer else None
 
     def to_json(self) -> str:
@@ -79,7 +85,8 @@ class Row:
         for name in VALUES:
             found[name] = found.pop(f"{name}_{unit}", None)
         names = {f.name for f in fields(cls)}
-        if missing := names - found.keys():
+        optional = {f.name for f in fields(cls) if f.default is not MISSING}
+        if missing := names - optional - found.keys():
             raise ValueError(f"{sorted(missing)} missing")
         if unknown := found.keys() - names:
             raise ValueError(f"{sorted(unknown)} unknown")
@@ -100,13 +107,12 @@ def make_rows(
         about: device, threads, machine, versions, commit, dirty, date.
         busy_cores: kept busy by other processes just before.
     """
-    unit = "bytes" if case.kind == "memory" else "s"
     targets = {(t.variant, t.over): t for t in case.targets}
     rows = []
     for variant in variants:
         own = Spread.of(samples[variant.name])
         for over in variant.over or (None,):
-            quotient = ratio(samples[variant.name], samples[over]) if over else None
+            quotient = _quotient(variant, over, samples)
             target = targets.get((variant.name, over))
             measured = quotient or own
             rows.append(
@@ -116,7 +122,7 @@ def make_rows(
                     variant=variant.name,
                     shape=shape_to_json(case.shape),
                     dtype=case.dtype,
-                    unit=unit,
+                    unit=variant.unit,
                     median=own.median,
                     q1=own.q1,
                     q3=own.q3,
@@ -125,29 +131,55 @@ def make_rows(
                     ratio=quotient.median if quotient else None,
                     ratio_q1=quotient.q1 if quotient else None,
                     ratio_q3=quotient.q3 if quotient else None,
-                    noisy=measured.noisy or (unit == "s" and (busy_cores or 0) > BUSY),
+                    noisy=measured.noisy or _disturbed(case, variant, busy_cores, about),
                     busy_cores=busy_cores,
                     target=target.value if target else None,
                     bound=target.bound if target else None,
                     met=target.met(measured.median) if target else None,
+                    mode=case.mode,
+                    tf32=case.tf32,
+                    floor_s=variant.floor_s,
                     **about,
                 )
             )
     return rows
 
 
+def _quotient(variant: Variant, over: str | None, samples: dict[str, list[float]]) -> Spread | None:
+    own = samples[variant.name]
+    if over is None:
+        return None
+    if over == FLOOR:
+        assert variant.floor_s
+        return ratio(own, [variant.floor_s] * len(own))
+    return ratio(own, samples[over])
+
+
+def _disturbed(
+    case: Case, variant: Variant, busy_cores: float | None, about: dict[str, Any]
+) -> bool:
+    """Whether other processes may have moved it; they do not touch a GPU's replay of a graph."""
+    on_cpu = about["device"] == "cpu" or not case.graph
+    return on_cpu and variant.unit != "bytes" and (busy_cores or 0) > BUSY
+
+
 def read_rows(path: Path) -> list[Row]:
     """Rows of a file. Raises BenchError naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"{path} cannot be read: {error}") from error
+    return parse_rows(text, str(path))
+
+
+def parse_rows(text: str, source: str) -> list[Row]:
+    """Rows of a text. Raises BenchError naming source and line."""
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             rows.append(Row.from_json(line))
         except (ValueError, TypeError) as error:
-            raise BenchError(f"{path}, line {number} is not a row: {error}") from error
+            raise BenchError(f"{source}, line {number} is not a row: {error}") from error
     if not rows:
-        raise BenchError(f"{path} holds no rows")
+        raise BenchError(f"{source} holds no rows")
     return rows

@@ -224,8 +224,8 @@ def sru_run(
     begin, end, n, at_chunk, chunks = chunk(r, steps, R, D, length, MAPS)
     exists = lane < d
     count = tl.load(solved + r * D + j, exists, 2147483647)
-    run = lane < tl.where((tl.min(count, 0) <= n) & (n < chunks), d, 0)
-    end = tl.where(tl.min(count, 0) <= n, end, begin)
+    run = lane < tl.where((tl.min(count, 0) - 1 <= n) & (n < chunks), d, 0)
+    end = tl.where(tl.min(count, 0) - 1 <= n, end, begin)
     v_f, _ = load_weights(v, j, exists, D, S, V == 1)
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c, product = tl.load(starts + at_chunk + j, run, 0), tl.full(j.shape, 1.0, S)
