@@ -48,7 +48,7 @@ class Tiles(NamedTuple):
 
     block: int
     warps: int
-    stages: int = 8
+    stages: int
 
     @property
     def options(self) -> dict[str, Any]:
@@ -107,7 +107,8 @@ class Launch:
             block >= 2 * self.d or self.programs(block) * self.chunks < PROGRAMS
         ):
             block //= 2
-        return Tiles(block, max(1, block * min(4, self.bytes) // 128))
+        # eight-byte numbers need twice the registers, and more stages would spill them
+        return Tiles(block, max(1, block * min(4, self.bytes) // 128), 4 if self.bytes > 4 else 8)
 
     def programs(self, block: int) -> int:
         """Programs for all channels, of one chunk."""
@@ -121,17 +122,18 @@ _tuning = os.environ.get("TORCHSRU_TUNE") == "1"
 def run(key: tuple[Any, ...], launch: Launch, start: Callable[[Tiles], None]) -> None:
     """Start kernels on the launch's tiles, or with TORCHSRU_TUNE=1 on those found the fastest.
 
-    Tuning tries every candidate at the first eager call of a key and shape; no result depends on
-    it, since no candidate changes the order of any sum.
+    Tuning tries every candidate at the first eager call of a key and shape, which a CUDA graph's
+    warm-up is; no result depends on it, since no candidate changes the order of any sum.
 
     Args:
         key: what the kernels' speed depends on beside the launch.
         start: starts them; may be called any number of times.
     """
-    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    if not _tuning or torch.compiler.is_compiling() or capturing:
+    if not _tuning or torch.compiler.is_compiling():
         return start(launch.tiles())
     if (key, launch) not in _tuned:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            return start(launch.tiles())
         _tuned[key, launch] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
     return start(_tuned[key, launch])
 
