@@ -1,14 +1,24 @@
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from torchsru.data import DataError, load_corpus
+from torchsru.data import DataError, TextData, load_corpus
+from torchsru.data.published import PUBLISHED
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, from_json, get_recipe, to_json
-from torchsru.recipes.run import evaluate_run, load_model, open_run, train
+from torchsru.recipes.run import (
+    evaluate_run,
+    load_model,
+    load_vocabulary,
+    open_run,
+    train,
+    with_absolute_paths,
+)
 from torchsru.train import RunError
 from torchsru.train.checkpoint import summary
 from torchsru.train.log import read_log
@@ -33,7 +43,7 @@ def test_debug_twins_loss_falls_and_the_run_can_be_opened(tmp_path, name):
     assert run.recipe == get_recipe(name + "_debug") and run.name == name + "_debug"
     assert run.result == result
     again = evaluate_run(run)
-    assert again["bytes"] == len(load_corpus().heldout)  # the run itself used a part of them
+    assert again["bytes"] == len(load_corpus().valid.ids)  # the run itself used a part of them
     assert abs(again["bits_per_byte"] / result["bits_per_byte"] - 1) < 0.2
     assert len(bytes(load_model(run).generate(b"def ", 5))) == 5
 
@@ -251,3 +261,93 @@ def test_weights_of_another_model_are_named_with_both_shapes(tmp_path, own_text,
     assert "\n" not in str(error.value)
     with pytest.raises(RunError, match=told):
         train("python-bytes_debug", longer(own_text, 5), tmp_path / "run", resume=True)
+
+
+def test_a_run_of_before_there_were_vocabularies_opens(tmp_path, own_text):
+    """Its recipe.json names eval_bytes and no source; it has no vocabulary.json."""
+    name, folder = "python-bytes_debug", tmp_path / "run"
+    train(name, own_text, folder)
+    before = json.loads((Path(__file__).parent / "recipe_bytes.json").read_text())
+    before["recipe"]["data"]["paths"] = own_text.data.paths
+    (folder / "recipe.json").write_text(json.dumps(before))
+    (folder / "vocabulary.json").unlink()
+    run = open_run(folder)
+    assert run.recipe.data.eval_tokens == 2048 and run.recipe.data.source == "text"
+    assert load_vocabulary(run).size == 256 and evaluate_run(run)["bytes"] == 512
+    train(name, longer(run.recipe, 6), folder, resume=True)
+    assert (folder / "vocabulary.json").exists()
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch):
+    """A word model's run, its data gone."""
+    monkeypatch.setenv("TORCHSRU_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").write_text("the cat sat on the mat .\n" * 200)
+    recipe = get_recipe("python-bytes_debug")
+    data = replace(recipe.data, paths=(str(tmp_path / "text"),), vocabulary="words")
+    recipe = replace(recipe, data=data, training=replace(recipe.training, steps=4))
+    train("python-bytes_debug", recipe, tmp_path / "run")
+    (tmp_path / "text").unlink()
+    shutil.rmtree(tmp_path / "cache")
+    return open_run(tmp_path / "run")
+
+
+def test_a_run_keeps_its_vocabulary(words, tmp_path):
+    assert load_vocabulary(words).words[:4] == ["<eos>", "<unk>", "the", "cat"]
+    model = load_model(words)
+    assert model.embedding.weight.shape[0] == load_vocabulary(words).size == 8
+    assert words.result["words"] == 4 * 16 * 4
+    (tmp_path / "other").write_text("the dog\n" * 100)
+    found = evaluate_run(words, paths=(str(tmp_path / "other"),), layout={"eval_batch": 1})
+    assert found["words"] == 300 and 1 < found["perplexity"] < 100
+    with pytest.raises(DataError, match="text' does not exist"):
+        evaluate_run(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "vocabulary.json can't be read: No such file"),
+        ("{", "vocabulary.json is damaged: expected JSON"),
+        ("{}", "vocabulary.json is damaged: expected a vocabulary of format 1"),
+    ],
+)
+def test_a_vocabulary_that_is_gone_or_damaged_is_named(words, content, told):
+    file = words.folder / "vocabulary.json"
+    file.write_text(content) if content else file.unlink()
+    with pytest.raises(RunError, match=told):
+        load_model(words)
+
+
+def test_each_split_is_evaluated_whole_and_laid_out_as_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHSRU_CACHE", str(tmp_path / "cache"))
+    spec = replace(PUBLISHED["ptb"], tokens={}, vocabulary_size=0)
+    monkeypatch.setitem(PUBLISHED, "ptb", spec)
+    for split, lines in (("train", 300), ("valid", 30), ("test", 40)):
+        (tmp_path / f"ptb.{split}.txt").write_text("the cat sat\n" * lines)
+    recipe = get_recipe("python-bytes_debug")
+    data = replace(recipe.data, source="ptb", paths=(str(tmp_path),), eval_tokens=50)
+    recipe = replace(recipe, data=data, training=replace(recipe.training, steps=4))
+    train("python-bytes_debug", recipe, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert [evaluate_run(run, split=split)["words"] for split in ("valid", "test")] == [120, 160]
+    one, many = (evaluate_run(run, layout={"eval_batch": n, "eval_unroll": 8}) for n in (1, 15))
+    assert one["perplexity"] != many["perplexity"]
+    with pytest.raises(ValueError, match="eval_batch must be at least 1, got 0"):
+        evaluate_run(run, layout={"eval_batch": 0})
+    with pytest.raises(RunError, match="eval_memory must be 0 for a model without attention"):
+        evaluate_run(run, layout={"eval_memory": 9})
+
+
+def test_a_split_that_the_data_lack_is_named(tmp_path, own_text):
+    train("python-bytes_debug", own_text, tmp_path / "run")
+    with pytest.raises(DataError, match="has no 'test'; it has train, valid"):
+        evaluate_run(open_run(tmp_path / "run"), split="test")
+
+
+def test_a_name_on_the_hub_is_no_path_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "local").mkdir()
+    for name, kept in (("no/such", "no/such"), ("local", str(tmp_path / "local"))):
+        data = TextData(source="hub", paths=(name,))
+        assert with_absolute_paths(data).paths == (kept,)

@@ -34,7 +34,7 @@ def small_recipe(text: Path):
     return replace(
         recipe,
         model=replace(recipe.model, width=8, layers=2, dropout=0.1, state_dropout=0.1),
-        data=replace(recipe.data, paths=(str(text),), unroll=8, eval_bytes=600),
+        data=replace(recipe.data, paths=(str(text),), unroll=8, eval_tokens=600),
         training=replace(
             recipe.training,
             steps=8,

@@ -15,6 +15,7 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "recipes": "list the recipes, or show one",
     "train": "train a recipe",
     "eval": "held-out numbers of a trained run",
+    "data": "check and prepare a data set, and say what it holds",
     "generate": "text from a trained run, as it is drawn",
     "convert": "a checkpoint of the package sru, as a torchsru.SRU",
     "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
@@ -22,8 +23,9 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
 }
 TRAIN_EXTRA = {
     *("filelock", "jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy"),
-    *("rich", "safetensors", "tensorboard"),
+    *("platformdirs", "rich", "safetensors", "tensorboard"),
 }
+EXTRAS = {**dict.fromkeys(TRAIN_EXTRA, "train"), "datasets": "hub", "tokenizers": "subwords"}
 
 
 class Refused(Exception):
@@ -49,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refused as error:
         return refuse(str(error))
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
+        if not (extra := EXTRAS.get((error.name or "").partition(".")[0])):
             raise
-        return refuse(f"{name} needs {error.name}: pip install 'torchsru[train]'")
+        return refuse(f"{name} needs {error.name}: pip install 'torchsru[{extra}]'")
     except OSError as error:
         where = f"{error.filename} can't be written or read: " if error.filename else ""
         return refuse(f"{where}{error.strerror or error}")

@@ -10,22 +10,34 @@ from torchsru.data import DataError
 from torchsru.recipes.run import evaluate_run, open_run
 from torchsru.train import RunError
 
+LAYOUT = {
+    "batch": "streams that the text is laid out in; the papers' numbers have 1",
+    "unroll": "symbols per stream and step",
+    "memory": "past positions that attention sees from every position",
+}
+
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate and print; returns 0."""
-    parser = make_parser("eval", "Bits per byte of a run over all its held-out bytes.")
+    parser = make_parser("eval", "Numbers of a run over all that is held out of its data.")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("--split", choices=("valid", "test"), default="valid", help="which part")
+    for name, about in LAYOUT.items():
+        parser.add_argument(f"--{name}", type=int, help=f"{about} (default: the recipe's)")
     parser.add_argument(
         PATHS,
         nargs="+",
         type=str,
         metavar="PATH",
-        help="other files and folders; all their bytes count. Short: --data PATH ...",
+        help="other files and folders; all their text counts. Short: --data PATH ...",
     )
     parsed = parse(parser, argv)
+    given = {f"eval_{name}": parsed[name] for name in LAYOUT if parsed[name] is not None}
+    paths = tuple(parsed.data.paths or ())
     try:
-        found = evaluate_run(open_run(Path(parsed.run)), paths=tuple(parsed.data.paths or ()))
-    except (DataError, RunError) as error:
+        run = open_run(Path(parsed.run))
+        found = evaluate_run(run, paths=paths, split=parsed.split, layout=given)
+    except (DataError, RunError, ValueError) as error:
         raise Refused(str(error)) from error
     print(json.dumps(found))
     return 0

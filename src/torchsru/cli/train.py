@@ -65,8 +65,9 @@ def run(
     if quiet:
         return 0
     where = shlex.quote(str(folder))
+    judged, value = next(iter(result.items()))  # the number that a run is judged by comes first
     print(
-        f"held-out bits per byte {result['bits_per_byte']:.3f}, saved in {folder}\n"
+        f"held-out {judged.replace('_', ' ')} {value:.3f}, saved in {folder}\n"
         f"next: torchsru eval {where}; torchsru generate {where} --prompt 'def '"
     )
     return 0

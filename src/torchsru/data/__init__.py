@@ -1,14 +1,32 @@
-"""Corpora and batches: from files to tensors; takes paths or the built-in Python sources."""
+"""Corpora, vocabularies and batches: from files to tensors; takes paths, hub names, or nothing."""
 
-from torchsru.data.batches import ByteStreams, EveryByte
-from torchsru.data.corpus import ByteData, Corpus, DataError, load_corpus, load_text
+from torchsru.data.batches import EverySymbol, Segment, Streams
+from torchsru.data.config import TextData
+from torchsru.data.corpus import Corpus, Counts, Side, byte_corpus, load_corpus, load_side
+from torchsru.data.texts import DataError
+from torchsru.data.vocabulary import (
+    ByteVocabulary,
+    CharacterVocabulary,
+    SubwordVocabulary,
+    Vocabulary,
+    WordVocabulary,
+)
 
 __all__ = [
-    "ByteData",
-    "ByteStreams",
+    "ByteVocabulary",
+    "CharacterVocabulary",
     "Corpus",
+    "Counts",
     "DataError",
-    "EveryByte",
+    "EverySymbol",
+    "Segment",
+    "Side",
+    "Streams",
+    "SubwordVocabulary",
+    "TextData",
+    "Vocabulary",
+    "WordVocabulary",
+    "byte_corpus",
     "load_corpus",
-    "load_text",
+    "load_side",
 ]

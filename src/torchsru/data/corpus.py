@@ -1,184 +1,155 @@
-"""Byte corpora: the sources of the Python that runs, or the user's own files and folders.
+"""A corpus: what a model is trained on and what is held out, as symbols.
 
-Files              as named, a folder's sorted by path
-What is held out   every n-th of them, n = round(1 / heldout), so that each folder gives its share;
-                   of fewer than FEW_FILES files, the last part of the text instead. Held-out bytes
-                   are never in `train`.
-Order of the text  on either side by a hash of each file's content, so that the loss does not drift
-                   from folder to folder; fewer than FEW_FILES files stay as they are
-Between files      a NUL byte
+Check      tests/data/test_corpus.py
 """
 
 import hashlib
-import math
-import os
-import sysconfig
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-FEW_FILES = 50
-SEPARATOR = b"\0"
-NOT_SOURCES = {
-    *("test", "tests", "idle_test"),
-    *("site-packages", "dist-packages", "__pycache__"),
-    "pydoc_data",  # one file of prose, larger than all that is held out
-}
+from torchsru.data.config import TextData
+from torchsru.data.files import NUL, python_sources, read_files
+from torchsru.data.texts import BytesText, DataError, Texts
+from torchsru.data.vocabulary import ByteVocabulary, Vocabulary, as_tensor
 
 
-class DataError(ValueError):
-    """Data that is missing, empty, unreadable or too small; the message names the path."""
+@dataclass(frozen=True)
+class Counts:
+    """What a side of a corpus holds."""
+
+    tokens: int = 0
+    """Symbols."""
+    bytes: int = 0
+    characters: int = 0
+    """0, like words: not counted."""
+    words: int = 0
+    """As papers count them: between blanks, and one <eos> a line."""
+    unknown: int = 0
+    """Symbols that stand for what the vocabulary lacks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ByteData:
-    """Which bytes a model learns from, and how they are laid out in batches."""
+@dataclass(frozen=True)
+class Side:
+    """A side of a corpus: "train", "valid" or "test"."""
 
-    paths: tuple[str, ...] = ()
-    """Files and folders; none: the sources of the Python that runs, without its tests."""
-    heldout: float = 0.05
-    """Part of the corpus that is never trained on, 0 < heldout <= 0.5."""
-    unroll: int = 128
-    """L, bytes per step of truncated back-propagation; the state is carried on."""
-    batch: int = 32
-    """B, streams per optimiser step, all devices together."""
-    eval_bytes: int = 262144
-    """Held-out bytes used by each evaluation, the same ones each time; 0: all."""
-    eval_batch: int = 64
-    """Streams that the held-out bytes are laid out in."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.heldout <= 0.5:
-            raise ValueError(f"heldout must lie in (0, 0.5], got {self.heldout}")
-        for name, least in (("unroll", 1), ("batch", 1), ("eval_bytes", 0), ("eval_batch", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+    ids: Tensor
+    """[N], of an integer type that holds the vocabulary; mapped from a file if it was prepared."""
+    counts: Counts
+    ends: Tensor | None = None
+    """[S] int64, where each sentence ends, if every pass has them in a new order."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Bytes to train on and bytes held out, each a uint8 tensor [N]."""
+    """Its sides, and what their symbols stand for."""
 
     name: str
-    train: Tensor
-    heldout: Tensor
-    files: int
-    heldout_files: int
+    vocabulary: Vocabulary
+    sides: dict[str, Side]
+    content: str
+    """Hash of all symbols, in their order and on their side, and of what they stand for."""
+    files: int = 0
+    """How many there were, of files and folders."""
+    heldout_files: int = 0
+    """How many of them are held out; 0: the last part of the text is."""
+    folder: Path | None = None
+    """Where it is kept, prepared."""
+
+    @property
+    def train(self) -> Side:
+        """What is trained on."""
+        return self.sides["train"]
+
+    @property
+    def valid(self) -> Side:
+        """What is held out, to choose by."""
+        return self.sides["valid"]
 
     def __str__(self) -> str:
-        whole = f"{self.heldout_files} whole files" if self.heldout_files else "the last part"
+        files = how = ""
+        if self.files:
+            files = f"{self.files:,} files; "
+            whole = f"{self.heldout_files} whole files" if self.heldout_files else "the last part"
+            how = f" ({whole})"
+        train, valid = (side.counts.tokens for side in (self.train, self.valid))
         return (
-            f"{self.name}: {self.files:,} files; {len(self.train):,} bytes to train on, "
-            f"{len(self.heldout):,} held out ({whole})"
+            f"{self.name}: {files}{train:,} {self.vocabulary.unit}s to train on, "
+            f"{valid:,} held out{how}"
         )
 
-    @cached_property
-    def content(self) -> str:
-        """Hash of all bytes, in their order and on their side."""
-        both = (hashlib.sha256(part.numpy().data) for part in (self.train, self.heldout))
-        return hashlib.sha256(b"".join(part.digest() for part in both)).hexdigest()
+
+def counted(counts: Counts, text: bytes, ids: Tensor, vocabulary: Vocabulary) -> Counts:
+    """The counts and those of one more piece of text, whole lines, in symbols."""
+    decoded = text.decode("utf-8", "replace")
+    return Counts(
+        counts.tokens + len(ids),
+        counts.bytes + len(text),
+        counts.characters + len(decoded),
+        counts.words + len(decoded.split()) + decoded.count("\n"),
+        counts.unknown + int((ids == vocabulary.unknown).sum()),
+    )
 
 
-def load_corpus(paths: tuple[str, ...] = (), heldout: float = 0.05) -> Corpus:
-    """Read the files named, or the running Python's own sources when none is.
+def byte_corpus(
+    train: bytes, heldout: bytes, name: str = "text", files: int = 0, heldout_files: int = 0
+) -> Corpus:
+    """A corpus in all 256 byte values, in memory."""
+    parts = {"train": train, "valid": heldout}
+    sides = {k: Side(as_tensor(part), Counts(len(part), len(part))) for k, part in parts.items()}
+    both = b"".join(hashlib.sha256(part).digest() for part in parts.values())
+    content = hashlib.sha256(both).hexdigest()
+    return Corpus(name, ByteVocabulary(), sides, content, files, heldout_files)
+
+
+def load_corpus(data: TextData | None = None) -> Corpus:
+    """What a recipe's data name.
+
+    Bytes of plain files are read as they are. All else is turned into symbols once, kept in the
+    cache (torchsru.data.cache) and mapped into memory from there.
 
     Args:
-        paths: files and folders (names starting with "." are left out).
-        heldout: part to hold out, 0 < heldout <= 0.5.
+        data: default: the sources of the Python that runs, in bytes.
 
-    Raises: DataError if a path is missing, unreadable or holds no bytes.
+    Raises: DataError if anything is missing, damaged, empty, too small or not what it should be.
     """
-    name, texts = _texts(paths)
-    files = len(texts)
-    if len(texts) < FEW_FILES:
-        whole = SEPARATOR.join(texts)
-        cut = len(whole) - max(1, math.floor(heldout * len(whole)))
-        train, held, heldout_files = whole[:cut], whole[cut:], 0
+    from torchsru.data import prepare, published  # with the cache they need torchsru[train]
+
+    data = data or TextData()
+    if data.source in published.PUBLISHED:
+        return prepare.prepare(data, published.find(data.source, data.paths), data.source)
+    if data.source == "hub":
+        from torchsru.data.hub import find_on_hub
+
+        return prepare.prepare(data, find_on_hub(data), data.paths[0])
+    as_bytes = data.vocabulary in ("auto", "bytes")
+    if data.source == "packages":
+        files = python_sources(not as_bytes, packages=True)
     else:
-        every = max(2, round(1 / heldout))
-        held_texts = texts[every // 2 :: every]
-        del texts[every // 2 :: every]
-        train, held = map(_joined, (texts, held_texts))
-        heldout_files = len(held_texts)
-    if not train or not held:
-        raise DataError(
-            f"{name} is too small to hold out a part of {heldout}: {len(train + held)} bytes"
-        )
-    return Corpus(name, _to_tensor(train), _to_tensor(held), files, heldout_files)
+        files = read_files(data.paths, not as_bytes)
+    train, held, held_files = files.split(data.heldout, NUL if as_bytes else b"\n")
+    if as_bytes:
+        return byte_corpus(train, held, files.name, len(files.texts), held_files)
+    texts: Texts = {
+        "train": [BytesText(files.name, train)],
+        "valid": [BytesText(files.name, held)],
+    }
+    found = prepare.prepare(data, texts, files.name)
+    return replace(found, files=len(files.texts), heldout_files=held_files)
 
 
-def load_text(paths: tuple[str, ...]) -> Tensor:
-    """All bytes of files and folders in the corpus's order, uint8 [N]. Raises DataError."""
-    _, texts = _texts(paths)
-    few = len(texts) < FEW_FILES
-    return _to_tensor(SEPARATOR.join(texts) if few else _joined(texts))
+def load_side(paths: tuple[str, ...], vocabulary: Vocabulary) -> Side:
+    """All of files and folders, in the order of a corpus, in a vocabulary that is there.
 
-
-def _texts(paths: tuple[str, ...]) -> tuple[str, list[bytes]]:
-    if paths:
-        name = ", ".join(paths)
-        # neither a file named twice nor a copy of one may be on both sides
-        found = {item.resolve(): item for path in paths for item in _files_of(Path(path))}
-        texts = list(dict.fromkeys(_read(path) for path in found.values()))
-    else:
-        name = "Python standard library"
-        texts = [_read(path) for path in _python_sources()]
-    if not any(texts):
-        raise DataError(f"no bytes to train on in {name}")
-    return name, texts
-
-
-def _joined(texts: list[bytes]) -> bytes:
-    return b"".join(t + SEPARATOR for t in sorted(texts, key=lambda t: hashlib.sha256(t).digest()))
-
-
-def _python_sources() -> list[Path]:
-    root = Path(sysconfig.get_path("stdlib"))
-    found = [path for path in _walk(root, skip=NOT_SOURCES) if path.suffix == ".py"]
-    if not found:
-        raise DataError(f"this Python has no source files in {root}; name your own with --data")
-    return found
-
-
-def _files_of(path: Path) -> list[Path]:
+    Raises: DataError if a path is missing or unreadable, or the vocabulary can't name all of it.
+    """
+    files = read_files(paths, vocabulary.name != "bytes")
+    text = files.joined(NUL if vocabulary.name == "bytes" and vocabulary.size == 256 else b"\n")
+    if vocabulary.name == "words" and not text.endswith(b"\n"):
+        text += b"\n"
     try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"data path {str(path)!r} does not exist") from None
-    except OSError as error:  # no permission, name too long
-        raise DataError(f"cannot read data path {str(path)!r}: {error.strerror}") from error
-    if path.is_file():
-        if path.stat().st_size == 0:
-            raise DataError(f"data file {str(path)!r} is empty")
-        return [path]
-    if not path.is_dir():
-        raise DataError(f"data path {str(path)!r} must be a file or a folder")
-    found = _walk(path, skip={"__pycache__"})
-    if not found:
-        raise DataError(f"data folder {str(path)!r} holds no files")
-    return found
-
-
-def _walk(root: Path, skip: set[str]) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read data folder {error.filename!r}: {error.strerror}")
-
-    found: list[Path] = []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [f for f in folders if f not in skip and not f.startswith(".")]
-        found += [p for f in files if not f.startswith(".") and (p := Path(folder, f)).is_file()]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read data file {str(path)!r}: {error.strerror}") from error
-
-
-def _to_tensor(text: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        ids = vocabulary.to_ids(text)
+    except ValueError as error:
+        raise DataError(f"{files.name}: {error}") from error
+    return Side(ids, counted(Counts(), text, ids, vocabulary))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from torchsru.nn import RNNS
 
@@ -84,18 +85,36 @@ def build_rnn(config: LanguageModelConfig) -> nn.Module:
 class LanguageModel(nn.Module):
     """Scores of the next byte after each byte of a text."""
 
-    def __init__(self, config: LanguageModelConfig):
+    def __init__(self, config: LanguageModelConfig, vocabulary_size: int = VOCABULARY):
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(VOCABULARY, config.width)
+        self.embedding = nn.Embedding(vocabulary_size, config.width)
         self.rnn = build_rnn(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(config.width, VOCABULARY)
+        self.output = nn.Linear(config.width, vocabulary_size)
 
-    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """x [L, B] int64, the state after the bytes before -> logits [L, B, V], state."""
+    def forward(
+        self, x: Tensor, state: Any = None, y: Tensor | None = None, ignore_index: int = -100
+    ) -> tuple[Tensor, Any]:
+        """Scores of every symbol, or the loss at targets.
+
+        Args:
+            x: [L, B] int64, symbols.
+            state: after the symbols before; None: the text begins.
+            y: [L, B] int64, what follows each symbol of x.
+            ignore_index: value of targets that count for nothing.
+
+        Returns: without y, logits [L, B, V]; with it, nats [L, B], 0 at targets to ignore; and the
+            state.
+        """
         h_LBD, state = self.rnn(self.dropout(self.embedding(x)), state)
-        return self.output(self.dropout(h_LBD)), state
+        logits_LBV = self.output(self.dropout(h_LBD))
+        if y is None:
+            return logits_LBV, state
+        nats = cross_entropy(
+            logits_LBV.flatten(0, 1), y.flatten(), reduction="none", ignore_index=ignore_index
+        )
+        return nats.view(y.shape), state
 
     def generate(
         self,

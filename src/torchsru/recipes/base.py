@@ -5,7 +5,7 @@ import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
-from torchsru.data import ByteData
+from torchsru.data import TextData
 from torchsru.models import LanguageModelConfig
 from torchsru.train.config import Training
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelRecipe:
-    """A byte language model: its shape, its data, its training."""
+    """A language model: its shape, its data, its training."""
 
     model: LanguageModelConfig
-    data: ByteData
+    data: TextData
     training: Training
 
     def __post_init__(self) -> None:
@@ -38,7 +38,8 @@ def from_json(kind: type[T], values: Any, where: str = "") -> T:
 
     Args:
         kind: the dataclass.
-        values: {field: value}; fields left out take their default.
+        values: {field: value}; fields left out take their default, those that another name was
+            for in an earlier version (`renamed` of the dataclass) are known by it too.
         where: dotted name of the field that holds it, for errors.
 
     Raises: ValueError naming the field: unknown, missing, of a wrong type or with a value that
@@ -46,6 +47,8 @@ def from_json(kind: type[T], values: Any, where: str = "") -> T:
     """
     if not isinstance(values, dict):
         raise ValueError(f"{where or 'recipe'} must be a table of fields, got {values!r}")
+    renamed = getattr(kind, "renamed", {})
+    values = {renamed.get(name, name): value for name, value in values.items()}
     hints = typing.get_type_hints(kind)
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from torchsru.data import ByteData
+from torchsru.data import TextData
 from torchsru.models import LanguageModelConfig
 from torchsru.recipes.base import LanguageModelRecipe
 from torchsru.train.config import Training
@@ -12,7 +12,7 @@ def python_bytes() -> LanguageModelRecipe:
     """Stacked SRU on the Python standard library, 100 s of training."""
     return LanguageModelRecipe(
         model=LanguageModelConfig(rnn="sru", width=256, layers=4),
-        data=ByteData(unroll=64, batch=32),
+        data=TextData(unroll=64, batch=32),
         training=Training(lr=4e-3, embedding_lr=3.0, seconds=100, evaluations=4, checkpoints=1),
     )
 
@@ -32,7 +32,7 @@ def debug(recipe: LanguageModelRecipe) -> LanguageModelRecipe:
     return replace(
         recipe,
         model=replace(recipe.model, width=32, layers=2),
-        data=replace(recipe.data, unroll=16, batch=4, eval_bytes=2048, eval_batch=4),
+        data=replace(recipe.data, unroll=16, batch=4, eval_tokens=2048, eval_batch=4),
         training=replace(
             recipe.training, lr=1e-2, steps=60, seconds=None, evaluations=2, checkpoints=2
         ),

@@ -1,20 +1,24 @@
 """A recipe in a folder: start it, resume it, open what it made.
 
-RUN/recipe.json   name, settings, where it was started; the same of each resumption, in "resumed"
-    log.jsonl     one row each few steps and each evaluation; tensorboard/ shows the same
-    checkpoints/  the newest two states of weights and training
-    result.json   numbers of a finished run, with machine, versions and commit
+RUN/recipe.json      name, settings, where it was started; the same of each resumption, in "resumed"
+    vocabulary.json  what the model's symbols stand for
+    log.jsonl        one row each few steps and each evaluation; tensorboard/ shows the same
+    checkpoints/     the newest two states of weights and training
+    result.json      numbers of a finished run, with machine, versions and commit
 """
 
+import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torchsru
-from torchsru.data import load_corpus, load_text
+from torchsru.data import ByteVocabulary, DataError, TextData, Vocabulary, load_corpus, load_side
+from torchsru.data.vocabulary import from_json as vocabulary_from_json
 from torchsru.models import LanguageModel
 from torchsru.recipes.base import LanguageModelRecipe, from_json, to_json
 from torchsru.train import environment
@@ -28,10 +32,11 @@ from torchsru.train.folder import (
     naming,
     read_json,
 )
-from torchsru.train.language_model import HeldOut, LanguageModelling, bits_per_byte
+from torchsru.train.language_model import HeldOut, LanguageModelling
 from torchsru.train.loop import fit, make_fabric
 
 FORMAT = 1  # of recipe.json
+VOCABULARY = "vocabulary.json"
 
 
 @dataclass(frozen=True)
@@ -93,16 +98,16 @@ def train(
 ) -> dict[str, Any]:
     """Run a recipe in a folder; see `torchsru.train.loop.fit` for what it returns and raises.
 
-    Nothing is written before the recipe, the data and the folder have been checked. Relative
-    paths of data are those of the current folder; the run keeps them absolute.
+    Nothing is written before the recipe, the data and the folder have been checked, but for data
+    that are prepared in the cache. Relative paths of data are those of the current folder; the run
+    keeps them absolute.
     """
-    paths = tuple(os.path.abspath(path) for path in recipe.data.paths)
-    recipe = replace(recipe, data=replace(recipe.data, paths=paths))
+    recipe = replace(recipe, data=with_absolute_paths(recipe.data))
     if resume:
         check_resumable(open_run(folder), name, recipe)
     else:
         check_free(folder)
-    corpus = load_corpus(recipe.data.paths, recipe.data.heldout)
+    corpus = load_corpus(recipe.data)
     task = LanguageModelling(corpus, recipe.data, recipe.training.seed)
     about = {
         "format": FORMAT,
@@ -111,8 +116,33 @@ def train(
         "recipe": to_json(recipe),
         "environment": environment.describe(),
     }
-    model = partial(LanguageModel, recipe.model)
-    return fit(folder, task, model, recipe.training, about=about, resume=resume)
+    return fit(
+        folder,
+        task,
+        partial(LanguageModel, recipe.model, corpus.vocabulary.size),
+        recipe.training,
+        about=about,
+        kept={VOCABULARY: json.dumps(corpus.vocabulary.to_json()) + "\n"},
+        resume=resume,
+    )
+
+
+def with_absolute_paths(data: TextData) -> TextData:
+    """The same data from any folder; what is not there is left, it may be a name on the hub."""
+    there = data.source != "hub" or any(map(os.path.exists, data.paths))
+    return replace(data, paths=tuple(map(os.path.abspath, data.paths))) if there else data
+
+
+def load_vocabulary(run: Run) -> Vocabulary:
+    """What the symbols of a run's model stand for. Raises RunError if it can't be read."""
+    file = run.folder / VOCABULARY
+    data = run.recipe.data
+    if not file.exists() and data.source == "text" and data.vocabulary in ("auto", "bytes"):
+        return ByteVocabulary()  # a run of a version that had no other
+    try:
+        return vocabulary_from_json(read_json(file))
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}") from error
 
 
 def load_model(run: Run) -> LanguageModel:
@@ -122,36 +152,49 @@ def load_model(run: Run) -> LanguageModel:
 
 def load_model_and_facts(run: Run) -> tuple[LanguageModel, dict[str, Any]]:
     """The same, and what the checkpoint says of the training; the optimiser is not read."""
-    model = LanguageModel(run.recipe.model)
+    model = LanguageModel(run.recipe.model, load_vocabulary(run).size)
     facts = load_weights(run.folder / CHECKPOINTS, model)
     if facts is None:
         raise RunError(f"{run.folder} has saved no weights yet")
     return model.eval(), facts
 
 
-def evaluate_run(run: Run, *, paths: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Held-out numbers of a run's newest weights, on its own data or on other files.
+def evaluate_run(
+    run: Run,
+    *,
+    paths: tuple[str, ...] = (),
+    split: str = "valid",
+    layout: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Numbers of a run's newest weights on a split of its own data, or on other files.
 
     Args:
-        paths: other files and folders, all of whose bytes count; none: all held-out bytes of the
-            run's own data.
+        paths: other files and folders, all of which counts; neither the run's data nor the cache
+            is needed then.
+        split: "valid", or "test" where the data have one; all its symbols count.
+        layout: eval_batch, eval_unroll and eval_memory to use in place of the run's.
 
-    Returns: the task's numbers, how many bytes they are a mean of, and the seconds it took.
+    Returns: the task's numbers, how many symbols they are a mean of, and the seconds it took.
+    Raises: RunError, DataError; ValueError naming a field of the layout.
     """
-    data = run.recipe.data
+    data = replace(run.recipe.data, **(layout or {}))
+    vocabulary = load_vocabulary(run)
     model, facts = load_model_and_facts(run)
     if paths:
-        text = load_text(paths)
+        held = load_side(paths, vocabulary)
     else:
-        corpus = load_corpus(data.paths, data.heldout)
+        corpus = load_corpus(data)
         if facts.get("content") != corpus.content:
             raise RunError(
                 f"{run.folder} was trained on other data than what is there now: what is held out "
                 "now may have been trained on; name files of your own with --data"
             )
-        text = corpus.heldout
-    heldout = HeldOut(text, 0, data.eval_batch)
+        if split not in corpus.sides:
+            raise DataError(f"{corpus.name} has no {split!r}; it has {', '.join(corpus.sides)}")
+        held = corpus.sides[split]
+    heldout = HeldOut(held, vocabulary, data, count=0)
     on_device = make_fabric(run.recipe.training).setup(model)
     started = time.perf_counter()
-    found = bits_per_byte(heldout.loss(on_device))
-    return {**found, "bytes": heldout.count, "seconds": time.perf_counter() - started}
+    found = heldout.numbers(on_device)
+    units = {f"{vocabulary.unit}s": heldout.count}
+    return {**found, **units, "seconds": time.perf_counter() - started}

@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,6 +110,7 @@ def fit(
     training: Training,
     *,
     about: dict[str, Any],
+    kept: Mapping[str, str] | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train until the budget is used; write log, checkpoints and result below `folder`.
@@ -120,6 +121,7 @@ def fit(
         make_model: called once, after seeding.
         about: JSON-ready, "name" among it; written to RUN/recipe.json, once. A resumption is added
             to the list "resumed" in it, with the step and the `about` it went on with.
+        kept: {name: content} of more files that are written beside it, once.
         resume: go on from the newest checkpoint, if there is one.
 
     Returns: the result, as written to RUN/result.json.
@@ -164,6 +166,9 @@ def fit(
             return read_json(folder / RESULT)
         stack.enter_context(naming_newest(folder))
         keep_record(folder, about, at.step)
+        for name, content in (kept or {}).items():
+            if not (folder / name).exists():
+                write_file(folder / name, content)
         log = stack.enter_context(Log(folder, at.step))
         live = stack.enter_context(Live(about["name"], task.unit))
         interrupt = stack.enter_context(Interrupt())

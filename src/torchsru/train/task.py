@@ -16,7 +16,7 @@ class Task(Protocol):
     """A thing to learn. Position is one integer: batch(step) is a pure function."""
 
     unit: str
-    """What is counted and predicted, in the singular: "byte"."""
+    """What is counted and predicted, in the singular: "byte", "word"."""
     content: str
     """Hash of all that batch() can return, so that a resumed run sees the same data."""
 

@@ -3,25 +3,30 @@ import hashlib
 import pytest
 import torch
 
-from torchsru.data import ByteData, DataError, load_corpus, load_text
-from torchsru.data import corpus as module
+from torchsru.data import ByteVocabulary, DataError, TextData, load_side
+from torchsru.data import files as module
+from torchsru.data import load_corpus as load
 
 
-def as_bytes(tensor):
-    return bytes(tensor.tolist())
+def load_corpus(paths=(), heldout=0.05):
+    return load(TextData(paths=paths, heldout=heldout))
+
+
+def as_bytes(side):
+    return side.ids.to(torch.uint8).numpy().tobytes()
 
 
 def test_python_sources_without_tests_and_a_part_held_out_by_file():
     corpus = load_corpus()
     whole = (module.Path(module.sysconfig.get_path("stdlib")) / "textwrap.py").read_bytes()
-    assert corpus.train.dtype == torch.uint8
+    assert corpus.train.ids.dtype == torch.uint8
     assert corpus.files > 300 and corpus.heldout_files > 10
-    assert len(corpus.train) > 5e6
-    assert 0.02 < len(corpus.heldout) / len(corpus.train) < 0.15
-    text = corpus.train.numpy().tobytes(), corpus.heldout.numpy().tobytes()
+    assert len(corpus.train.ids) > 5e6
+    assert 0.02 < len(corpus.valid.ids) / len(corpus.train.ids) < 0.15
+    text = as_bytes(corpus.train), as_bytes(corpus.valid)
     assert [whole in part for part in text].count(True) == 1  # in one part, never in both
     assert not any(b"class TestUnicodeDecode" in part for part in text)
-    assert f"{len(corpus.heldout):,} held out" in str(corpus)
+    assert f"{len(corpus.valid.ids):,} held out" in str(corpus)
 
 
 def test_many_files_are_split_in_sorted_order_and_read_by_the_hash_of_their_content(tmp_path):
@@ -34,7 +39,7 @@ def test_many_files_are_split_in_sorted_order_and_read_by_the_hash_of_their_cont
     corpus = load_corpus((str(tmp_path),), heldout=0.1)
     held = [i for i in range(100) if i % 10 == 5]
     rest = [i for i in range(100) if i not in held]
-    for part, members in ((corpus.heldout, held), (corpus.train, rest)):
+    for part, members in ((corpus.valid, held), (corpus.train, rest)):
         texts = sorted((b"<%03d>" % i for i in members), key=lambda t: hashlib.sha256(t).digest())
         assert as_bytes(part) == b"".join(text + b"\0" for text in texts)
     assert (corpus.files, corpus.heldout_files) == (100, 10)
@@ -44,7 +49,7 @@ def test_one_file_gives_its_last_part(tmp_path):
     (tmp_path / "text").write_bytes(bytes(range(200)))
     corpus = load_corpus((str(tmp_path / "text"),), heldout=0.25)
     assert as_bytes(corpus.train) == bytes(range(150))
-    assert as_bytes(corpus.heldout) == bytes(range(150, 200))
+    assert as_bytes(corpus.valid) == bytes(range(150, 200))
     assert corpus.heldout_files == 0
 
 
@@ -52,7 +57,7 @@ def test_files_named_one_by_one_are_kept_in_that_order(tmp_path):
     for name in "ba":
         (tmp_path / name).write_text(name * 4)
     corpus = load_corpus((str(tmp_path / "b"), str(tmp_path / "a")), heldout=0.2)
-    assert as_bytes(torch.cat([corpus.train, corpus.heldout])) == b"bbbb\0aaaa"
+    assert as_bytes(corpus.train) + as_bytes(corpus.valid) == b"bbbb\0aaaa"
 
 
 def test_the_training_text_does_not_drift_from_folder_to_folder(tmp_path):
@@ -75,16 +80,18 @@ def test_content_tells_bytes_order_and_sides_apart(tmp_path):
         return load_corpus((str(tmp_path / "text"),), heldout).content
 
     assert content(b"0123456789") == content(b"0123456789")
+    sides = b"".join(hashlib.sha256(side).digest() for side in (b"01234567", b"89"))
+    assert content(b"0123456789") == hashlib.sha256(sides).hexdigest()  # as in runs of before
     others = [content(b"0123456798"), content(b"1023456789"), content(b"0123456789", 0.3)]
     assert len({content(b"0123456789"), *others}) == 4
 
 
 def test_a_text_is_read_whole(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
-    assert as_bytes(load_text((str(tmp_path / "a"),))) == b"x"
+    assert as_bytes(load_side((str(tmp_path / "a"),), ByteVocabulary())) == b"x"
     for i in range(60):
         (tmp_path / f"{i}").write_text(f"<{i}>")
-    text = as_bytes(load_text((str(tmp_path),)))
+    text = as_bytes(load_side((str(tmp_path),), ByteVocabulary()))
     assert sorted(text.split(b"\0")) == sorted([b"", b"x", *(b"<%d>" % i for i in range(60))])
 
 
@@ -129,22 +136,12 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
         load_corpus((str(tmp_path),))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("heldout", 0.0), ("heldout", 0.6), ("unroll", 0), ("batch", 0), ("eval_bytes", -1)],
-)
-def test_impossible_values_are_refused_by_name(field, value):
-    with pytest.raises(ValueError, match=rf"{field} must .*got {value}"):
-        ByteData(**{field: value})
-
-
 def test_a_file_or_its_copy_is_on_one_side_only(tmp_path):
     for i in range(120):
         (tmp_path / f"{i:03}.txt").write_bytes(b"%03d " % (i % 60) * 20)  # each text twice
     corpus = load_corpus((str(tmp_path), str(tmp_path / "002.txt"), str(tmp_path)), 0.1)
     held, train = (
-        set(part.numpy().tobytes().replace(b"\0", b" ").split())
-        for part in (corpus.heldout, corpus.train)
+        set(as_bytes(side).replace(b"\0", b" ").split()) for side in (corpus.valid, corpus.train)
     )
     assert corpus.files == 60 and len(held) == 6 and len(train) == 54 and not held & train
 
@@ -154,3 +151,32 @@ def test_an_empty_file_beside_others_is_named(tmp_path):
     (tmp_path / "empty").touch()
     with pytest.raises(DataError, match=r"data file '.*empty' is empty"):
         load_corpus((str(tmp_path / "full"), str(tmp_path / "empty")))
+
+
+def test_installed_packages_come_with_the_standard_library(tmp_path, monkeypatch):
+    site, stdlib = tmp_path / "stdlib" / "site-packages", tmp_path / "stdlib"
+    for name, text in (
+        ("a.py", "stdlib "),
+        ("test/b.py", "its tests "),
+        ("site-packages/pkg/c.py", "package "),
+        ("site-packages/pkg/copy.py", "package "),
+        ("site-packages/pkg/tests/d.py", "its tests "),
+        ("site-packages/pkg/data.txt", "no source "),
+    ):
+        (stdlib / name).parent.mkdir(parents=True, exist_ok=True)
+        (stdlib / name).write_text(text * 20)
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(stdlib))
+    monkeypatch.setattr(module.site, "getsitepackages", lambda: [str(site), str(tmp_path / "no")])
+    corpus = load(TextData(source="packages"))
+    text = as_bytes(corpus.train) + as_bytes(corpus.valid)
+    assert text == b"stdlib " * 20 + b"\0" + b"package " * 20
+    assert corpus.files == 2 and "and packages" in corpus.name
+    assert b"package" not in as_bytes(load(TextData()).train)
+
+
+@pytest.mark.parametrize(("text", "held"), [("ab\ncd\nef é\n", "ef é\n"), ("ab cd é é", "é")])
+def test_symbols_that_are_not_bytes_are_not_cut(tmp_path, text, held):
+    (tmp_path / "text").write_text(text)
+    files = module.read_files((str(tmp_path / "text"),))
+    assert files.split(0.2, b"\n")[1] == held.encode()
+    assert files.split(0.2, module.NUL)[1] == text.encode()[-(len(text.encode()) // 5) :]

@@ -1,0 +1,217 @@
+"""Texts turned into symbols, once: built into the cache, mapped into memory from there.
+
+    CACHE/text/HASH/train.bin, valid.bin, test.bin   symbols, in the narrowest type that holds them
+                    train.ends                       where sentences end, if they are shuffled
+                    vocabulary.json, counts.json
+    HASH            of every text's content and of all that decides on its symbols
+Check      tests/data/test_prepare.py
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from torchsru.data import published
+from torchsru.data.cache import FACTS, is_quiet, prepared
+from torchsru.data.config import TextData
+from torchsru.data.corpus import Corpus, Counts, Side, counted
+from torchsru.data.published import PUBLISHED
+from torchsru.data.texts import DataError, Text, Texts, check_utf8
+from torchsru.data.vocabulary import (
+    ByteVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    from_json,
+    learn_bytes,
+    learn_characters,
+    learn_subwords,
+    learn_words,
+)
+
+FORMAT = 1  # part of HASH: what another version prepared is prepared anew
+SUBWORDS = 8192  # symbols, where the recipe names no number
+VOCABULARY, COUNTS = "vocabulary.json", "counts.json"
+
+
+def prepare(data: TextData, texts: Texts, name: str) -> Corpus:
+    """These texts in symbols, from the cache; put there first if need be.
+
+    Args:
+        data: says in which symbols.
+        texts: of each side, "train" and "valid" among them.
+        name: for messages.
+
+    Raises: DataError if a text can't be read, is not the published one, or holds what its
+        vocabulary can't name; if the cache can't be written.
+    """
+    spec = PUBLISHED.get(data.source)
+    kind = data.vocabulary
+    if kind == "auto":
+        kind = spec.vocabulary if spec else "bytes"
+    word_list: Sequence[Text] = []
+    if spec and kind == "words" and not data.vocabulary_size:
+        word_list = published.find_word_list(data.source, data.paths)
+    with Reading(name) as reading:
+        settings = [FORMAT, data.source if spec else "", kind, data.vocabulary_size]
+        key = hashlib.sha256(json.dumps(settings).encode())
+        for side, parts in {**texts, "word list": word_list}.items():
+            sum_ = hashlib.sha256()
+            for block in reading.blocks(f"reading {side}", parts):
+                sum_.update(block)
+            key.update(side.encode() + sum_.digest())
+        build = partial(_build, data, kind, texts, word_list, reading)
+        folder = prepared(key.hexdigest(), name, build)
+    vocabulary = from_json(json.loads((folder / VOCABULARY).read_bytes()))
+    sides = {}
+    counts = json.loads((folder / COUNTS).read_bytes())
+    for side in texts:
+        ends = folder / f"{side}.ends"
+        ids = mapped(folder / f"{side}.bin", narrowest(vocabulary.size))
+        sides[side] = Side(
+            ids, Counts(**counts[side]), mapped(ends, torch.int64) if ends.exists() else None
+        )
+    content = hashlib.sha256((folder / FACTS).read_bytes()).hexdigest()  # it has all files' sums
+    return Corpus(name, vocabulary, sides, content, folder=folder)
+
+
+def _build(
+    data: TextData,
+    kind: str,
+    texts: Texts,
+    word_list: Sequence[Text],
+    reading: "Reading",
+    folder: Path,
+) -> None:
+    """Write symbols, vocabulary and counts into a folder. Raises DataError."""
+    spec = PUBLISHED.get(data.source)
+    if spec and spec.md5:
+        published.check_sum(data.source, texts)
+    vocabulary = learn(data, kind, texts, word_list, reading)
+    dtype = narrowest(vocabulary.size)
+    found = {}
+    for side in reversed(texts):  # the long one last: the others tell sooner what is wrong
+        counts = Counts()
+        with ExitStack() as stack:
+            file = stack.enter_context(open(folder / f"{side}.bin", "wb"))
+            ends = None
+            if spec and spec.shuffled:
+                ends = stack.enter_context(open(folder / f"{side}.ends", "wb"))
+            for block in reading.blocks(f"{side} in {kind}", texts[side], kind):
+                try:
+                    ids = vocabulary.to_ids(block)
+                except ValueError as error:
+                    raise DataError(f"{texts[side][0].where!r}: {error}") from error
+                ids.to(dtype).numpy().tofile(file)
+                if ends:
+                    places = (ids == vocabulary.start).nonzero().flatten() + 1 + counts.tokens
+                    places.numpy().tofile(ends)
+                counts = counted(counts, block, ids, vocabulary)
+        if not counts.tokens:
+            raise DataError(f"{texts[side][0].where!r} holds no {vocabulary.unit}s")
+        if spec:
+            published.check_words(data.source, side, texts[side], counts.words)
+        found[side] = asdict(counts)
+    if spec and kind == spec.vocabulary and not data.vocabulary_size and not word_list:
+        published.check_vocabulary(data.source, texts["train"], vocabulary.size)
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary.to_json()), encoding="utf-8")
+    (folder / COUNTS).write_text(json.dumps(found), encoding="utf-8")
+
+
+def learn(
+    data: TextData, kind: str, texts: Texts, word_list: Sequence[Text], reading: "Reading"
+) -> Vocabulary:
+    """The vocabulary of a corpus: published as such, or of its training text. Raises DataError."""
+    spec = PUBLISHED.get(data.source)
+    if spec and word_list:
+        lines = b"".join(reading.blocks("word list", word_list, kind)).decode().splitlines()
+        words = [line.split()[0] for line in lines if line.strip()]
+        try:
+            return WordVocabulary(words, spec.eos, spec.unk)
+        except ValueError as error:
+            raise DataError(f"{word_list[0].where!r}: {error}") from error
+    if spec and spec.cuts and kind == spec.vocabulary:  # the papers' symbols: of the whole file
+        everything = [text for side in texts.values() for text in side]
+        blocks = reading.blocks(f"learning {kind}", everything)
+        return learn_bytes(blocks) if kind == "bytes" else learn_characters(blocks, unknown=False)
+    if kind == "bytes":
+        return ByteVocabulary()
+    blocks = reading.blocks(f"learning {kind}", texts["train"], kind)
+    if kind == "characters":
+        return learn_characters(blocks)
+    if kind == "subwords":
+        return learn_subwords(blocks, data.vocabulary_size or SUBWORDS)
+    if spec and not data.vocabulary_size:
+        return learn_words(
+            blocks, least=spec.least, eos=spec.eos, unk=spec.unk, always_unk=spec.least > 1
+        )
+    return learn_words(blocks, size=data.vocabulary_size)
+
+
+def narrowest(size: int) -> torch.dtype:
+    """The type that symbols of a vocabulary of that size are kept in."""
+    return torch.uint8 if size <= 2**8 else torch.int16 if size <= 2**15 else torch.int32
+
+
+def mapped(file: Path, dtype: torch.dtype) -> Tensor:
+    """A file's items, mapped into memory, [N]."""
+    count = file.stat().st_size // dtype.itemsize
+    return torch.from_file(str(file), shared=False, size=count, dtype=dtype)
+
+
+class Reading:
+    """Texts block by block, with a progress bar on a terminal."""
+
+    def __init__(self, title: str, console: Console | None = None):
+        console = console or Console(stderr=True)
+        self._title = title
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=is_quiet() or not console.is_terminal,
+        )
+
+    def blocks(self, doing: str, texts: Sequence[Text], kind: str = "bytes") -> Iterator[bytes]:
+        """All blocks of the texts.
+
+        Args:
+            doing: shown beside the bar.
+            kind: of symbols. For all but bytes the text must be UTF-8; words and subwords need
+                each text's last line to end.
+
+        Raises: DataError naming the text that can't be read, or its first byte that is no UTF-8.
+        """
+        total = sum(text.size for text in texts)
+        bar = self._progress.add_task(f"{self._title}: {doing}", total=total or None)
+        try:
+            for text in texts:
+                at, block = 0, b""
+                for block in text.blocks():
+                    if kind != "bytes":
+                        check_utf8(block, text.where, at)
+                    yield block
+                    at += len(block)
+                    self._progress.update(bar, advance=len(block))
+                if kind in ("words", "subwords") and block and not block.endswith(b"\n"):
+                    yield b"\n"
+        finally:
+            self._progress.remove_task(bar)
+
+    def __enter__(self) -> "Reading":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
