@@ -24,7 +24,7 @@ configs:
 """
 ROWS = {
     "train": [" = A = \n", "", "the cat\n"] * 10,
-    "validation": [" = B = \n", "", "a\nb"],
+    "validation": [" = B = \n", None, "a\nb"],
     "test": ["the end"],
 }
 

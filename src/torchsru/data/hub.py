@@ -35,8 +35,8 @@ class HubText:
 
     def _reads(self) -> Iterator[bytes]:
         for part in self.rows.iter(batch_size=ROWS):
-            lines = (text if text.endswith("\n") else text + "\n" for text in part[self.column])
-            yield "".join(lines).encode()
+            rows = (text or "" for text in part[self.column])  # null is an empty line
+            yield "".join(row if row.endswith("\n") else row + "\n" for row in rows).encode()
 
 
 def find_on_hub(data: TextData) -> Texts:
@@ -58,7 +58,7 @@ def find_on_hub(data: TextData) -> Texts:
         datasets.disable_progress_bars()
     try:
         found = datasets.load_dataset(name, name=data.hub_config or None)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         said = " ".join(str(error).split())
         raise DataError(f"hub data set {name!r} can't be loaded: {said}") from error
     finally:

@@ -79,7 +79,9 @@ def prepare(data: TextData, texts: Texts, name: str) -> Corpus:
         sides[side] = Side(
             ids, Counts(**counts[side]), mapped(ends, torch.int64) if ends.exists() else None
         )
-    content = hashlib.sha256((folder / FACTS).read_bytes()).hexdigest()  # it has all files' sums
+    sums = json.loads((folder / FACTS).read_bytes())["files"]
+    del sums[COUNTS]  # they follow from the rest
+    content = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     return Corpus(name, vocabulary, sides, content, folder=folder)
 
 
