@@ -165,10 +165,7 @@ def fit(
         if (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1:
             return read_json(folder / RESULT)
         stack.enter_context(naming_newest(folder))
-        keep_record(folder, about, at.step)
-        for name, content in (kept or {}).items():
-            if not (folder / name).exists():
-                write_file(folder / name, content)
+        keep_record(folder, about, at.step, kept)
         log = stack.enter_context(Log(folder, at.step))
         live = stack.enter_context(Live(about["name"], task.unit))
         interrupt = stack.enter_context(Interrupt())
@@ -269,8 +266,11 @@ def fit(
     return result
 
 
-def keep_record(folder: Path, about: dict[str, Any], step: int) -> None:
-    """Write RUN/recipe.json, or add to it that the run goes on from `step` with this `about`.
+def keep_record(
+    folder: Path, about: dict[str, Any], step: int, kept: Mapping[str, str] | None = None
+) -> None:
+    """Write RUN/recipe.json, or add to it that the run goes on from `step` with this `about`; and
+    the files of `kept` that are not there yet.
 
     The result of a run that goes on is no result any more: it moves into the record.
     """
@@ -283,6 +283,9 @@ def keep_record(folder: Path, about: dict[str, Any], step: int) -> None:
         record["resumed"] = [*record.get("resumed", []), entry]
         about = record
     write_file(file, json.dumps(about, indent=1) + "\n")
+    for name, content in (kept or {}).items():
+        if not (folder / name).exists():
+            write_file(folder / name, content)
     with naming(result):
         result.unlink(missing_ok=True)
 
