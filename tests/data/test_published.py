@@ -110,6 +110,10 @@ def test_other_symbols_of_a_published_text(ptb):
         assert as_bytes(corpus, "train") == b" a b <unk> \n b a \n"
 
 
+def billion_shard(number):
+    return f"training-monolingual.tokenized.shuffled/news.en-{number:05d}-of-00100"
+
+
 @pytest.fixture
 def billion(tmp_path, smaller):
     train = tmp_path / "training-monolingual.tokenized.shuffled"
@@ -117,7 +121,7 @@ def billion(tmp_path, smaller):
     for folder in (train, held):
         folder.mkdir()
     for shard in range(1, 100):
-        (train / f"news.en-{shard:05d}-of-00100").write_text(f"w{shard} a b .\nc{shard} a .\n")
+        (tmp_path / billion_shard(shard)).write_text(f"w{shard} a b .\nc{shard} a .\n")
     (held / "news.en.heldout-00000-of-00050").write_text("a new b .\na .\n")
     smaller("billion-word", tokens={"valid": 8, "test": 8})
     return TextData(source="billion-word", paths=(str(tmp_path),))
@@ -130,6 +134,19 @@ def test_billion_word_has_sentences_in_an_order_of_their_own(billion):
     assert corpus.train.ends.tolist()[:3] == [5, 9, 14] and corpus.train.ends[-1] == 99 * 9
     assert torch.equal(corpus.valid.ids, corpus.sides["test"].ids)
     assert corpus.valid.ids.tolist() == [2, 1, 4, 3, 0, 2, 3, 0]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "subwords"])
+def test_sentences_of_other_symbols(billion, tmp_path, kind):
+    last = tmp_path / billion_shard(99)
+    last.write_text(last.read_text().rstrip("\n"))  # its last sentence ends with the text
+    corpus = load_corpus(replace(billion, vocabulary=kind))
+    text = as_bytes(corpus, "train")
+    if kind == "subwords":  # a line's end may be a part of one: the text's order stays
+        assert corpus.train.ends is None and text.count(b"\n") == 2 * 99
+    else:
+        ends = [i + 1 for i, byte in enumerate(text) if byte == ord("\n")]
+        assert corpus.train.ends.tolist() == [*ends, len(text)] and len(ends) == 2 * 99 - 1
 
 
 def test_billion_words_list_of_words_is_used_if_it_is_there(billion, tmp_path):

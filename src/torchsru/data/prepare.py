@@ -9,6 +9,7 @@ Check      tests/data/test_prepare.py
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -104,9 +105,10 @@ def _build(
         counts = Counts()
         with ExitStack() as stack:
             file = stack.enter_context(open(folder / f"{side}.bin", "wb"))
-            ends = None
-            if spec and spec.shuffled:
+            ends, last = None, 0
+            if spec and spec.shuffled and kind != "subwords":  # of which one may hold a line's end
                 ends = stack.enter_context(open(folder / f"{side}.ends", "wb"))
+                line_end = vocabulary.encode("\n")[0]
             for block in reading.blocks(f"{side} in {kind}", texts[side], kind):
                 try:
                     ids = vocabulary.to_ids(block)
@@ -114,9 +116,12 @@ def _build(
                     raise DataError(f"{texts[side][0].where!r}: {error}") from error
                 ids.to(dtype).numpy().tofile(file)
                 if ends:
-                    places = (ids == vocabulary.start).nonzero().flatten() + 1 + counts.tokens
+                    places = (ids == line_end).nonzero().flatten() + 1 + counts.tokens
                     places.numpy().tofile(ends)
+                    last = int(places[-1]) if len(places) else last
                 counts = counted(counts, block, ids, vocabulary)
+            if ends and last != counts.tokens:
+                ends.write(counts.tokens.to_bytes(8, sys.byteorder))
         if not counts.tokens:
             raise DataError(f"{texts[side][0].where!r} holds no {vocabulary.unit}s")
         if spec:
