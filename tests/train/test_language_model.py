@@ -17,6 +17,7 @@ from torchsru.data import (
 from torchsru.data.batches import NOTHING
 from torchsru.data.vocabulary import learn_subwords
 from torchsru.models import LanguageModel, LanguageModelConfig
+from torchsru.nn import SRUpp
 from torchsru.train import RunError
 from torchsru.train.language_model import HeldOut, LanguageModelling, numbers_of
 
@@ -144,3 +145,37 @@ def test_an_evaluation_may_see_more_of_the_past_than_training():
         RunError, match="eval_memory must be 0 for a model without attention, got 3"
     ):
         heldout(0, 1, eval_memory=3).loss(LanguageModel(CONFIG))
+
+
+class SRUppModel(nn.Module):
+    """Attention with a memory of 8, at work from the start."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(256, 8)
+        self.rnn = SRUpp(8, 16, 8, 2, memory_length=8)
+        self.output = nn.Linear(16, 256)
+        for name, parameter in self.named_parameters():
+            if name.endswith("alpha"):  # 0 at first: no attention
+                nn.init.ones_(parameter)
+
+    def forward(self, x, state, y, ignore_index):
+        h, state = self.rnn(self.embedding(x), state)
+        logits = self.output(h).flatten(0, 1)
+        nats = cross_entropy(logits, y.flatten(), ignore_index=ignore_index, reduction="none")
+        return nats.view(y.shape), state
+
+
+def test_same_length_masks_make_the_unroll_a_matter_of_speed_alone():
+    """Papers evaluate attention so that every position sees as many before it."""
+    model = SRUppModel().eval()
+
+    def losses(**fields):
+        return [heldout(300, 1, unroll, **fields).loss(model) for unroll in (300, 64, 7, 1)]
+
+    own, longer = losses(), losses(eval_memory=30)
+    assert own == [pytest.approx(own[0], rel=1e-6)] * 4
+    assert longer == [pytest.approx(longer[0], rel=1e-6)] * 4
+    assert abs(longer[0] - own[0]) > 1e-4  # it does see more, and the comparison can fail
+    assert model.rnn.memory_length == 8
