@@ -29,7 +29,8 @@ from torchsru.train.folder import (
     read_json,
 )
 from torchsru.train.language_model import HeldOut, LanguageModelling, bits_per_byte
-from torchsru.train.loop import fit, make_fabric
+from torchsru.train.loop import fit
+from torchsru.train.strategy import make_fabric
 
 FORMAT = 1  # of recipe.json
 
@@ -151,7 +152,7 @@ def evaluate_run(run: Run, *, paths: tuple[str, ...] = ()) -> dict[str, Any]:
             )
         text = corpus.heldout
     heldout = HeldOut(text, 0, data.eval_batch)
-    on_device = make_fabric(run.recipe.training).setup(model)
+    on_device = make_fabric(run.recipe.training, alone=True).setup(model)
     started = time.perf_counter()
     found = bits_per_byte(heldout.loss(on_device))
     return {**found, "bytes": heldout.count, "seconds": time.perf_counter() - started}
