@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,15 @@ def test_it_prints_parameters_memory_flops_and_hours(capsys):
     assert all_flops == pytest.approx(400_000 * flops, rel=1e-2)
     assert number(found["hours"]) == pytest.approx(all_flops / 1e12 / 3600, rel=1e-2)
     assert number(found["in its seconds"]) == pytest.approx(100 * 1e12 / flops, rel=1e-2)
+
+
+def test_the_page_shows_what_is_printed(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    command, shown = re.search(
+        r"\ntorchsru (estimate [^\n]*)\n```\n\n```text\n(.*?)```", page, re.S
+    ).groups()
+    assert main([*command.split(), "--training.device", "cpu"]) == 0
+    assert capsys.readouterr().out == shown
 
 
 def test_fields_and_devices_count(capsys):
