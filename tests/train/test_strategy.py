@@ -6,7 +6,7 @@ from torch import nn
 
 from torchsru.models import LanguageModel, LanguageModelConfig
 from torchsru.train import RunError, Training, strategy
-from torchsru.train.strategy import blocks, check_compiler, make_fabric, prepare
+from torchsru.train.strategy import blocks, check_compiler, make_fabric, prepare, shards
 
 SMALL = LanguageModelConfig(rnn="sru", width=16, layers=3, dropout=0.2)
 
@@ -30,6 +30,19 @@ def test_tables_and_what_is_shared_are_no_blocks():
     assert blocks(model) == [model.layers[0], model.inner[0][0]]
     model.layers[0][0].weight = model.tables[0].weight
     assert blocks(model) == [model.inner[0][0]]
+
+
+def test_parts_that_others_call_are_gathered_apart():
+    class Layer(nn.Module):
+        called_apart = ("keys",)
+
+        def __init__(self):
+            super().__init__()
+            self.keys, self.values = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    model = nn.Sequential(nn.ModuleList([Layer(), nn.GRUCell(2, 2)]), nn.Linear(2, 2))
+    layer, cell = model[0]
+    assert shards(model) == [layer.keys, layer, cell, model]
 
 
 def saved_bytes(model):

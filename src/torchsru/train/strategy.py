@@ -88,9 +88,19 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Shard each block, then the rest; in full only while it computes."""
     # of layers that return views; nothing here changes what a layer returned in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for module in (*blocks(model), model):
+    for module in shards(model):
         fully_shard(module, mesh=mesh["data_parallel"], reshard_after_forward=True)
     return model
+
+
+def shards(model: nn.Module) -> list[nn.Module]:
+    """What is gathered at once, inner parts first: the blocks, and the rest of the model.
+
+    A block's class names in `called_apart` the parts that others call, outside its forward.
+    """
+    found = blocks(model)
+    apart = [b.get_submodule(name) for b in found for name in getattr(b, "called_apart", ())]
+    return [*apart, *found, model]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
