@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch import nn
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -120,6 +121,26 @@ def test_flops_of_lstm_are_six_a_weight_and_symbol():
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
     matrices -= model.embedding.weight.numel()
     assert estimated(config, Training(steps=1)).step_flops == 6 * matrices * L * B
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.key = nn.Parameter(torch.randn(16))
+
+    def forward(self, x):
+        return scaled_dot_product_attention(x, x * self.key, x * self.key, is_causal=True)
+
+
+def test_flops_of_attention_are_counted_whatever_the_kernel():
+    """Two products forward, five backward: the scores are computed again. E features, S steps."""
+    rows, heads, S, E = 2, 3, 24, 16
+
+    def attend(model, state):
+        return model(torch.randn(rows, heads, S, E)).sum(), None
+
+    found = estimate(Attention, attend, Training(steps=1), precision="float32", devices=1)
+    assert found.step_flops == 7 * 2 * rows * heads * S * S * E
 
 
 def test_parts_devices_and_shards():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from torchsru.nn.state import detach
 from torchsru.train.config import Training
@@ -84,7 +84,7 @@ def estimate(
                 _, state = run(state)
                 if shapes == (shapes := [leaf.shape for leaf in tensors_of(state)]):
                     break
-        with FlopCounterMode(display=False, custom_mapping=RNN_FLOPS) as flops:
+        with FlopCounterMode(display=False, custom_mapping=MORE_FLOPS) as flops:
             run(state)[0].backward()
         tracker = MemTracker()
         tracker.track_external(model)  # its gradients are there by now, as they are in DDP
@@ -127,7 +127,14 @@ def rnn_flops(
     return 2 * steps * rows * (w_in[0] * w_in[1] + w_state[0] * w_state[1])
 
 
-RNN_FLOPS: dict[Any, Any] = {
+# What torch's counter does not know, on a CPU
+MORE_FLOPS: dict[Any, Any] = {
     torch.ops.aten.mkldnn_rnn_layer: rnn_flops,
     torch.ops.aten.mkldnn_rnn_layer_backward: lambda *a, **k: 2 * rnn_flops(*a, **k),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
 }
