@@ -18,7 +18,7 @@ from tests.train.ranked import CURVES, MODEL, TRAINING, go, make_task
 
 from torchsru.cli import main
 from torchsru.train import RunError, launch
-from torchsru.train.checkpoint import load_checkpoint
+from torchsru.train.checkpoint import checkpoints, load_checkpoint, step_of
 from torchsru.train.folder import holder
 from torchsru.train.log import read_log
 from torchsru.train.ranks import ALONE, deal
@@ -189,7 +189,7 @@ def text(tmp_path):
     return str(file)
 
 
-def assert_curve_of_one(folder, text, tmp_path, capsys):
+def assert_curve_of_one(folder, text, tmp_path):
     """The run's curve is that of one process."""
     steps = len(curve(folder))
     argv = [*RECIPE[1:], "--out", str(tmp_path / "alone"), "--data", text, *STEADY]
@@ -203,16 +203,24 @@ def workers_of(process):
     return [pid for pid, parent in pairs if parent == process.pid]
 
 
-def test_a_killed_rank_stops_the_run_and_the_run_resumes(tmp_path, text, capsys):
-    """The command starts its own two processes; the second is killed."""
-    folder = tmp_path / "run"
-    command = [*RECIPE, "--out", str(folder), "--data", text, *STEADY, "--training.devices", "2"]
-    endless = ["--training.steps", "1000000", "--training.checkpoints", "100000"]
-    process = start(*command, "--training.strategy", "fsdp", *endless)
+def wait_for_checkpoint(process, folder, after):
+    """Until a checkpoint beyond a step is there."""
     deadline = time.monotonic() + TIMEOUT_S
-    while not list(folder.glob("checkpoints/step-*")):
+    while not any(step_of(saved) > after for saved in checkpoints(folder / "checkpoints")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_stops_the_run_and_the_run_resumes(tmp_path, text):
+    """The command starts its own two processes; the second is killed. Two go on until Ctrl-C; then
+    one alone."""
+    folder = tmp_path / "run"
+    command = [*RECIPE, "--out", str(folder)]
+    endless = ["--training.steps", "1000000", "--training.checkpoints", "100000"]
+    sharded = ["--training.devices", "2", "--training.strategy", "fsdp"]
+    process = start(*command, "--data", text, *STEADY, *sharded, *endless)
+    wait_for_checkpoint(process, folder, after=0)
     first = int(holder(folder).split()[1])
     (second,) = {*workers_of(process)} - {first}
     os.kill(second, signal.SIGKILL)
@@ -227,15 +235,22 @@ def test_a_killed_rank_stops_the_run_and_the_run_resumes(tmp_path, text, capsys)
         assert line.startswith("torchsru: rank 0 of 2 lost the others: one of the run's processes")
         assert "is the newest checkpoint" in line
 
-    saved = load_checkpoint(folder / "checkpoints").facts["step"]
-    steps = ["--training.steps", str(saved + 10), "--training.checkpoints", "1"]
-    code, out, err = end_of(start(*RECIPE, "--out", str(folder), "--resume", *steps))
-    assert code == 0, err
-    assert out.startswith("held-out bits per byte")
+    saved = load_checkpoint(folder / "checkpoints").facts
+    assert saved["ranks"] == 2
+    process = start(*command, "--resume")
+    wait_for_checkpoint(process, folder, after=saved["step"])
+    os.kill(process.pid, signal.SIGINT)
+    code, out, err = end_of(process)
+    assert (code, out) == (130, "") and "Traceback" not in err
+    stopped = load_checkpoint(folder / "checkpoints").facts["step"]
+    (line,) = [line for line in err.splitlines() if line.startswith("torchsru: ")]
+    assert line.startswith(f"torchsru: stopped at step {stopped:,} and saved in {folder}; go on")
+
+    steps = ["--training.steps", str(stopped + 5), "--training.checkpoints", "1"]
+    assert main([*command[1:], "--resume", *steps, "--training.devices", "1"]) == 0
     rows = [row["step"] for row in read_log(folder) if row["kind"] == "train"]
-    assert rows == list(range(1, saved + 11))
-    assert load_checkpoint(folder / "checkpoints").facts["ranks"] == 2
-    assert_curve_of_one(folder, text, tmp_path, capsys)
+    assert rows == list(range(1, stopped + 6))
+    assert_curve_of_one(folder, text, tmp_path)
 
 
 def free_port():
@@ -244,7 +259,8 @@ def free_port():
         return str(one.getsockname()[1])
 
 
-def test_two_nodes_are_one_run(tmp_path, text, capsys):
+@pytest.mark.slow
+def test_two_nodes_are_one_run(tmp_path, text):
     """Two machines that are one: each starts the same command, and they meet on the loopback."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     command = [*RECIPE, "--out", str(tmp_path / "run"), "--data", text, *STEADY]
@@ -254,7 +270,7 @@ def test_two_nodes_are_one_run(tmp_path, text, capsys):
     assert codes == (0, 0), errs
     assert outs[0].startswith("held-out bits per byte")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["devices"] == 2
-    assert_curve_of_one(tmp_path / "run", text, tmp_path, capsys)
+    assert_curve_of_one(tmp_path / "run", text, tmp_path)
 
 
 def test_nodes_must_be_told_where_to_meet(tmp_path, monkeypatch, capsys):

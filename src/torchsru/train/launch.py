@@ -50,7 +50,8 @@ def launch(module: str, arguments: Sequence[str], *, processes: int, nodes: int)
         config.rdzv_configs["rank"] = int(node)
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # the agent's own account of what is said below
     try:
         elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
     except SignalException:
@@ -66,6 +67,8 @@ def launch(module: str, arguments: Sequence[str], *, processes: int, nodes: int)
             f"rank {rank} of the run (process {pid}) {ending(codes[rank])}; the others were "
             "stopped, what was saved is kept: go on with --resume"
         ) from failed
+    finally:
+        logging.disable(before)
     return 0
 
 
