@@ -117,6 +117,8 @@ def main(out: Path, rank: int) -> None:
     other = make_task(text=TEXT[rank:])
     told["data"] = what_it_raises(out / "data", MODEL, TRAINING, other)
     told["again"] = what_it_raises(out / "ddp", MODEL, TRAINING)
+    longer = replace(TRAINING, steps=12)
+    told["apart"] = what_it_raises(out / ("nowhere" if rank else "ddp"), MODEL, longer, resume=True)
     if rank == 0:
         with hold(out / "held"):
             told["held"] = what_it_raises(out / "held", MODEL, TRAINING)

@@ -178,6 +178,11 @@ def fit(
         ranks.first(lambda: stack.enter_context(hold(folder)))
         if resume:
             ranks.all(go_on)
+            if len(set(steps := ranks.gather(at.step, everywhere=True))) > 1:
+                raise RunError(
+                    f"the processes find checkpoints of steps {steps}, by rank: {folder} must be "
+                    "one folder on all machines"
+                )
         else:
             ranks.first(lambda: check_free(folder))
         is_done = (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1
