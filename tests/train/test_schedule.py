@@ -2,6 +2,7 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
 
 from torchsru.train import Training
 from torchsru.train.schedule import budget_used, is_due, learning_rate
@@ -25,6 +26,52 @@ def test_warm_up_then_cosine_to_zero():
 def test_linear_and_constant():
     assert rates(warmup=0.0, schedule="linear")[75] == pytest.approx(0.5)
     assert set(rates(warmup=0.0, schedule="constant")) == {2.0}
+
+
+def test_warm_up_in_steps_ends_with_the_peak():
+    got = rates(warmup_steps=20, schedule="linear")
+    assert got[:20] == pytest.approx([2.0 * (step + 1) / 20 for step in range(20)])
+    assert got[20] == 2.0 == max(got) and got[60] == pytest.approx(1.0)
+    assert rates(warmup_steps=0, schedule="linear")[0] == 2.0
+
+
+def test_srupp_is_pytorchs_cosine_stepped_from_the_first_update_on():
+    """The warm-up overwrites the rate that CosineAnnealingLR then goes on from."""
+    steps, warm = 4000, 160
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    expected = []
+    for step in range(steps):
+        if step < warm:
+            optimizer.param_groups[0]["lr"] = 2.0 * (step + 1) / warm
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    got = rates(steps, warmup_steps=warm, schedule="srupp")
+    assert got == pytest.approx(expected, rel=2e-4)
+    assert got[warm - 1] == got[warm] == 2.0
+    usual = rates(steps, warmup_steps=warm, schedule="cosine")
+    assert usual != pytest.approx(expected, rel=2e-4)
+
+
+def test_noam_is_the_published_formula():
+    """factor / sqrt(d) * min(t^-1/2, t W^-3/2), t from 1, of the SRU paper's enwik8 runs."""
+    width, factor, warm = 1152, 3.0, 32_000
+    peak = factor / math.sqrt(width * warm)
+    training = Training(lr=peak, steps=100_000, warmup_steps=warm, schedule="noam")
+    for t in (1, 2, 1000, warm - 1, warm, warm + 1, 64_000, 100_000):
+        expected = factor / math.sqrt(width) * min(t**-0.5, t * warm**-1.5)
+        assert learning_rate(training, (t - 1) / 100_000) == pytest.approx(expected, rel=1e-6)
+    seconds = Training(lr=1.0, seconds=100.0, warmup=0.25, schedule="noam")
+    assert learning_rate(seconds, 0.5) == pytest.approx(math.sqrt(0.5))
+
+
+def test_exponential_meets_the_published_staircase_at_every_epoch():
+    """Penn Treebank, SGD: 300 epochs, 0.98 an epoch after the 175th."""
+    options = {"warmup": 0.0, "decay_from": 175 / 300, "decay_to": 0.98**125}
+    got = rates(3000, schedule="exponential", **options)
+    for epoch in (0, 100, 175, 176, 200, 299):
+        assert got[10 * epoch] == pytest.approx(2.0 * 0.98 ** max(0, epoch - 175))
 
 
 def test_the_budget_that_is_used_up_first_counts():
@@ -60,6 +107,14 @@ def test_events_are_spread_evenly_and_end_with_the_budget():
         ("precision", "float8"),
         ("device", "tpu"),
         ("seed", -1),
+        ("warmup_steps", 6),
+        ("warmup_steps", -1),
+        ("decay_from", 1.1),
+        ("decay_to", 0.0),
+        ("optimizer", "lion"),
+        ("devices", 0),
+        ("nodes", 0),
+        ("strategy", "deepspeed"),
     ],
 )
 def test_impossible_values_are_refused_by_name(field, value):
@@ -70,3 +125,10 @@ def test_impossible_values_are_refused_by_name(field, value):
 def test_a_run_must_end():
     with pytest.raises(ValueError, match="steps or seconds must be set"):
         Training()
+
+
+def test_what_needs_another_field_says_so():
+    with pytest.raises(ValueError, match=r"warmup_steps must lie in \[0, steps = None\], got 5"):
+        Training(seconds=1.0, warmup_steps=5)
+    with pytest.raises(ValueError, match="warmup or warmup_steps must be positive"):
+        Training(steps=5, schedule="noam", warmup=0.0)

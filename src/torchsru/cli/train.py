@@ -1,4 +1,7 @@
-"""`torchsru train RECIPE`: every field of the recipe is an option."""
+"""`torchsru train RECIPE`: every field of the recipe is an option.
+
+With several devices it starts a process for each; under torchrun it is one of them.
+"""
 
 import shlex
 import sys
@@ -11,7 +14,10 @@ from torchsru.data import DataError
 from torchsru.recipes import LanguageModelRecipe, find_recipes, get_recipe
 from torchsru.recipes.run import open_run, train
 from torchsru.train import RunError
+from torchsru.train.launch import launch
 from torchsru.train.loop import Interrupted, NotFinite
+from torchsru.train.ranks import launched, speaks
+from torchsru.train.strategy import processes_here
 
 DESCRIPTION = (
     f"Train a recipe: {', '.join(find_recipes())}. Ctrl-C saves and says how to resume. Fields "
@@ -41,7 +47,18 @@ def main(argv: Sequence[str]) -> int:
             base = open_run(folder).recipe
     except (ValueError, RunError) as error:
         raise Refused(str(error)) from error
-    return run(name, recipe_from(base, parsed), folder, resume=parsed.resume)
+    recipe = recipe_from(base, parsed)
+    try:
+        processes, nodes = processes_here(recipe.training), recipe.training.nodes
+        if launched() is None and processes * nodes > 1:
+            return launch("torchsru.cli", ["train", *argv], processes=processes, nodes=nodes)
+        return run(name, recipe, folder, resume=parsed.resume)
+    except RunError as error:
+        raise Refused(str(error)) from error
+    except Refused:
+        if speaks():
+            raise
+        return 2  # the first process of this machine says it
 
 
 def run(
@@ -56,13 +73,15 @@ def run(
     except (DataError, RunError) as error:
         raise Refused(str(error)) from error
     except NotFinite as error:
-        print(f"torchsru: {folder}: {error}", file=sys.stderr)
+        if speaks():
+            print(f"torchsru: {folder}: {error}", file=sys.stderr)
         return 1
     except Interrupted as stop:
         again = shlex.join(["torchsru", "train", name, "--out", str(folder), "--resume"])
-        print(f"torchsru: {stop} in {folder}; go on with: {again}", file=sys.stderr)
+        if speaks():
+            print(f"torchsru: {stop} in {folder}; go on with: {again}", file=sys.stderr)
         return 130
-    if quiet:
+    if quiet or not speaks():
         return 0
     where = shlex.quote(str(folder))
     judged, value = next(iter(result.items()))  # the number that a run is judged by comes first

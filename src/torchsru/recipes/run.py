@@ -33,7 +33,8 @@ from torchsru.train.folder import (
     read_json,
 )
 from torchsru.train.language_model import HeldOut, LanguageModelling
-from torchsru.train.loop import fit, make_fabric
+from torchsru.train.loop import fit
+from torchsru.train.strategy import make_fabric
 
 FORMAT = 1  # of recipe.json
 VOCABULARY = "vocabulary.json"
@@ -193,7 +194,7 @@ def evaluate_run(
             raise DataError(f"{corpus.name} has no {split!r}; it has {', '.join(corpus.sides)}")
         held = corpus.sides[split]
     heldout = HeldOut(held, vocabulary, data, count=0)
-    on_device = make_fabric(run.recipe.training).setup(model)
+    on_device = make_fabric(run.recipe.training, alone=True).setup(model)
     started = time.perf_counter()
     found = heldout.numbers(on_device)
     units = {f"{vocabulary.unit}s": heldout.count}

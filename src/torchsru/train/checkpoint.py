@@ -1,9 +1,11 @@
 """Checkpoints: written whole or not at all, read without running code.
 
     RUN/checkpoints/step-000001200/model.safetensors     the weights
-                                   training.safetensors  optimiser, recurrent state, random state
+                                   training.safetensors  optimiser, recurrent states, random states
                                    training.json         step, seconds, shape of the state, sums
 Atomic   written beside its place, flushed to disk, then renamed
+Ranks    rank 0 writes; weights and optimiser are whole, whatever the strategy, and the states are
+         those of all rows, so that a run may go on with another strategy or number of processes
 Kept     the newest two; older ones go last
 Safe     tensors and JSON; no pickle, nothing names code
 Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected
@@ -22,9 +24,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 import torchsru
 from torchsru.train.folder import RunError, naming, read_json, remove_folder, write_folder
+from torchsru.train.ranks import ALONE, Ranks, part_here
 
 T = TypeVar("T")
 
@@ -44,6 +48,7 @@ class Saved:
     """{"INDEX.NAME": value} for the parameter of that index."""
     state: Any
     random: dict[str, Tensor]
+    """{"cpu" | "cuda": state} of rank 0, {"RANK.cpu" | "RANK.cuda": state} of the others."""
     facts: dict[str, Any]
 
 
@@ -54,42 +59,83 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Any,
     facts: dict[str, Any],
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Write `folder`/step-N, N = facts["step"]; remove all but it and the one before it.
 
     Args:
-        state: recurrent state, a pytree of tensors and None.
+        state: recurrent state, a pytree of tensors and None; of several ranks, a list of states.
         facts: JSON-ready; position and counters of the loop.
+        ranks: all of them call this together.
 
     Returns: its path.
     Raises: RunError if it can't be written; the older ones are left then.
     """
     final = folder / name_of(facts["step"])
-    if not final.exists():  # it may have been saved a moment ago, at this very step
+    # it may have been saved a moment ago, at this very step
+    if not ranks.share(final.exists()):
+        weights = gathered(model.state_dict(), ranks)
+        training = gathered(
+            {
+                f"optimizer.{index}.{name}": value
+                for index, values in optimizer.state_dict()["state"].items()
+                for name, value in values.items()
+            },
+            ranks,
+        )
+        if ranks.size > 1:
+            state = ranks.gather_states(state)
         leaves: list[Tensor] = []
         shape = to_shape(state, leaves)
-        training = {
-            f"optimizer.{index}.{name}": value
-            for index, values in optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
         training |= {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
-        training["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            training["random.cuda"] = torch.cuda.get_rng_state()
-        files = {WEIGHTS: to_bytes(model.state_dict()), TRAINING: to_bytes(training)}
-        about = {
-            "format": FORMAT,
-            "torchsru": torchsru.__version__,
-            "files": {name: summary(content) for name, content in files.items()},
-            "state_shape": shape,
-            **facts,
-        }
-        write_folder(final, {**files, FACTS: json.dumps(about, indent=1).encode()})
+        for rank, random in enumerate(ranks.gather(random_states())):
+            training |= {f"random.{random_name(rank, kind)}": v for kind, v in random.items()}
+
+        def write() -> None:
+            files = {WEIGHTS: to_bytes(weights), TRAINING: to_bytes(training)}
+            about = {
+                "format": FORMAT,
+                "torchsru": torchsru.__version__,
+                "files": {name: summary(content) for name, content in files.items()},
+                "state_shape": shape,
+                **facts,
+            }
+            write_folder(final, {**files, FACTS: json.dumps(about, indent=1).encode()})
+
+        ranks.first(write)
+    ranks.first(lambda: tidy(folder))
+    return final
+
+
+def tidy(folder: Path) -> None:
+    """Remove what is half written, and all but the newest checkpoints."""
     clean(folder)
     for old in checkpoints(folder)[:-KEPT]:
         remove_folder(old)
-    return final
+
+
+def gathered(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """Sharded tensors put together, one after the other; rank 0 keeps them, on the CPU."""
+    found = {}
+    for name, value in sorted(tensors.items()):  # safetensors reads in another order on each rank
+        if isinstance(value, DTensor):
+            value = value.full_tensor().cpu()
+        if ranks.is_first:
+            found[name] = value
+    return found
+
+
+def random_states() -> dict[str, Tensor]:
+    """The states of the random generators of this process."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def random_name(rank: int, kind: str) -> str:
+    """What a rank's random state is called; rank 0's is called as that of a process alone."""
+    return f"{rank}.{kind}" if rank else kind
 
 
 def load_checkpoint(folder: Path) -> Saved | None:
@@ -115,8 +161,14 @@ def load_weights(folder: Path, model: nn.Module) -> dict[str, Any] | None:
     return of_newest(folder, read)
 
 
-def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, optimiser and random states back. Raises RunError if they don't fit."""
+def restore(
+    saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE
+) -> bool:
+    """Put weights, optimiser and random states back; every rank does.
+
+    Returns: whether it held the random state of this rank; more ranks than saved it have none.
+    Raises: RunError if they don't fit.
+    """
     put_weights(saved.model, model, saved.path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = {key.partition(".")[0] for key in saved.optimizer}
@@ -131,26 +183,37 @@ def restore(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in saved.optimizer.items():
         index, kind = key.split(".")
+        if kind != "step":
+            value = part_here(value, parameters[int(index)])
         state.setdefault(int(index), {})[kind] = value
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+    mine = {
+        kind: saved.random[name]
+        for kind in ("cpu", "cuda")
+        if (name := random_name(ranks.rank, kind)) in saved.random
+    }
+    if ranks.rank and not mine:
+        return False
     try:
-        torch.set_rng_state(saved.random["cpu"])
-        if "cuda" in saved.random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(saved.random["cuda"])
+        torch.set_rng_state(mine["cpu"])
+        if "cuda" in mine and torch.cuda.is_available():
+            torch.cuda.set_rng_state(mine["cuda"])
     except (KeyError, RuntimeError, TypeError) as error:
         found = {name: describe(value) for name, value in saved.random.items()}
         raise RunError(
             f"{saved.path} holds no random state of this torch {torch.__version__}: found {found}, "
             f"expected cpu {describe(torch.get_rng_state())}"
         ) from error
+    return True
 
 
 def put_weights(weights: dict[str, Tensor], model: nn.Module, path: Path) -> None:
     """Load weights read from `path`. Raises RunError naming what does not fit."""
-    check_fit(weights, model.state_dict(), f"the weights in {path} do not fit the recipe")
-    model.load_state_dict(weights)
+    places = model.state_dict()
+    check_fit(weights, places, f"the weights in {path} do not fit the recipe")
+    model.load_state_dict({name: part_here(w, places[name]) for name, w in weights.items()})
 
 
 def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

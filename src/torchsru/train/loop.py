@@ -3,16 +3,20 @@
     batch -> loss of each part of its rows -> gradient -> clip -> step; now and then log,
     evaluate, save
 
-Devices, precision and scale come from Lightning Fabric; all else is here or one call away.
-Exact    with a budget in steps, on one CPU process, a run that was stopped and resumed ends bit
-         for bit where an uninterrupted one ends
+Devices, precision and strategy come from Lightning Fabric; all else is here or one call away.
+Ranks    every process runs this loop over its own rows of each batch; gradients are averaged, and
+         what decides (loss, norm, clock, Ctrl-C) is the same on all; rank 0 writes
+Exact    with a budget in steps, on CPU processes, a run that was stopped and resumed with as many
+         ends bit for bit where an uninterrupted one ends
 Clock    `seconds` counts training steps alone, not evaluation, saving or start-up
 Check    tests/train/test_loop.py
 """
 
+import atexit
 import json
-import logging
 import math
+import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning_utilities.core import rank_zero
+from lightning.fabric.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from torchsru.nn.state import detach
 from torchsru.train import environment
@@ -42,8 +46,11 @@ from torchsru.train.folder import (
 )
 from torchsru.train.interrupt import Interrupt
 from torchsru.train.log import Log
+from torchsru.train.optimizer import make_optimizer
 from torchsru.train.progress import Live
+from torchsru.train.ranks import Ranks, deal, leave
 from torchsru.train.schedule import budget_used, is_due, learning_rate
+from torchsru.train.strategy import make_fabric, prepare
 from torchsru.train.task import Task
 
 ADVICE = (
@@ -88,21 +95,6 @@ def read_position(saved: Any, folder: Path) -> Position:
     return Position(**saved)
 
 
-def make_fabric(training: Training) -> Fabric:
-    """The device and precision that `training` asks for; "auto" is settled here."""
-    rank_zero.log.setLevel(logging.WARNING)  # it announces each precision on stderr
-    has_gpu = torch.cuda.is_available()
-    if training.device == "cuda" and not has_gpu:
-        raise RunError("device 'cuda' was asked for, but torch sees no CUDA device")
-    kind = training.device if training.device != "auto" else ("cuda" if has_gpu else "cpu")
-    precision = training.precision
-    if precision == "auto":
-        fast = environment.computes_in_bfloat16(torch.device(kind))
-        precision = "bfloat16" if fast else "float32"
-    plugin = {"float32": "32-true", "bfloat16": "bf16-mixed"}[precision]
-    return Fabric(accelerator=kind, devices=1, precision=plugin)  # type: ignore[arg-type]
-
-
 def fit(
     folder: Path,
     task: Task,
@@ -118,7 +110,7 @@ def fit(
     Args:
         folder: the run's own; created here, held against other processes until the end.
         task: batches, loss and evaluation.
-        make_model: called once, after seeding.
+        make_model: called once on each rank, after seeding.
         about: JSON-ready, "name" among it; written to RUN/recipe.json, once. A resumption is added
             to the list "resumed" in it, with the step and the `about` it went on with.
         kept: {name: content} of more files that are written beside it, once.
@@ -131,61 +123,106 @@ def fit(
     """
     fabric = make_fabric(training)
     fabric.launch()
+    ranks = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+    if ranks.size > 1:
+        atexit.register(leave)
     environment.keep_freed_memory()
-    torch.manual_seed(training.seed)
+    torch.manual_seed(training.seed)  # the same weights on every rank
     raw_model = make_model()
-    raw_optimizer = torch.optim.AdamW(
-        parameter_groups(raw_model, training.embedding_lr),
-        lr=training.lr,
-        betas=training.betas,
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-    model, optimizer = fabric.setup(raw_model, raw_optimizer)
+    is_sharded = isinstance(fabric.strategy, ModelParallelStrategy)
+    prepare(raw_model, training, fabric.device.type, is_sharded)
+    model = fabric.setup_module(raw_model)
+    raw_optimizer = make_optimizer(training, raw_model)
+    optimizer: Any = fabric.setup_optimizers(raw_optimizer)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    parameters = [p for group in raw_optimizer.param_groups for p in group["params"]]
     parts = training.accumulate
+    mine = slice(ranks.rank * parts, (ranks.rank + 1) * parts)  # of ranks.size * parts
     states: list[Any] = [None] * parts
     at = Position()
     found: dict[str, float] = {}
+    if ranks.rank:
+        torch.manual_seed(own_seed(training.seed, ranks.rank, 0))  # another dropout on each rank
     model.train()
+
+    def go_on() -> None:
+        nonlocal at, states
+        if (saved := load_checkpoint(folder / CHECKPOINTS)) is None:
+            if (folder / RESULT).exists():
+                raise RunError(
+                    f"{folder} holds a {RESULT} but no checkpoint: found none to go on from"
+                )
+            return
+        at = read_position(saved.facts.get("position"), folder)
+        if saved.facts.get("content") != task.content:
+            raise RunError(f"{folder} was trained on other data than what is there now")
+        was = saved.facts.get("optimizer", "adamw")  # before there was a choice
+        if was != training.optimizer:
+            raise RunError(f"optimizer was {was!r} in {folder}, got {training.optimizer!r}")
+        if not isinstance(saved.state, list):
+            raise RunError(f"{folder}: found state {saved.state!r}, expected a list of states")
+        if not restore(saved, raw_model, raw_optimizer, ranks):
+            torch.manual_seed(own_seed(training.seed, ranks.rank, at.step))
+        if scaler is not None and (scale := saved.facts.get("scaler")):
+            scaler.load_state_dict(scale)
+        states = fabric.to_device(deal(saved.state, ranks.size * parts)[mine])
+        if (before := saved.facts.get("ranks", 1)) != ranks.size and ranks.is_first:
+            print(
+                f"torchsru: {saved.path.name} was saved by {before} processes; {ranks.size} go on "
+                "with its weights, optimiser and states, but another dropout",
+                file=sys.stderr,
+            )
+
     with ExitStack() as stack:
-        stack.enter_context(hold(folder))
-        if not resume:
-            check_free(folder)
-        elif saved := load_checkpoint(folder / CHECKPOINTS):
-            at = read_position(saved.facts.get("position"), folder)
-            if saved.facts.get("content") != task.content:
-                raise RunError(f"{folder} was trained on other data than what is there now")
-            if not isinstance(saved.state, list) or len(saved.state) != parts:
-                was = len(saved.state) if isinstance(saved.state, list) else saved.state
-                raise RunError(f"accumulate was {was} in {folder}, got {parts}")
-            restore(saved, raw_model, raw_optimizer)
-            states = fabric.to_device(saved.state)
-        elif (folder / RESULT).exists():
-            raise RunError(f"{folder} holds a {RESULT} but no checkpoint: found none to go on from")
-        if (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1:
-            return read_json(folder / RESULT)
+        stack.enter_context(ranks.naming_lost())
+        if ranks.size > 1:
+            check_parts(task, ranks, parts)
+        ranks.first(lambda: stack.enter_context(hold(folder)))
+        if resume:
+            ranks.all(go_on)
+            if len(set(steps := ranks.gather(at.step, everywhere=True))) > 1:
+                raise RunError(
+                    f"the processes find checkpoints of steps {steps}, by rank: {folder} must be "
+                    "one folder on all machines"
+                )
+        else:
+            ranks.first(lambda: check_free(folder))
+        is_done = (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1
+        if ranks.share(is_done):
+            return ranks.all(lambda: read_json(folder / RESULT))
         stack.enter_context(naming_newest(folder))
-        keep_record(folder, about, at.step, kept)
-        log = stack.enter_context(Log(folder, at.step))
-        live = stack.enter_context(Live(about["name"], task.unit))
+        stack.enter_context(ranks.naming_lost())  # again, so that the newest is named with it
+        ranks.first(lambda: keep_record(folder, about, at.step, kept))
+        log = ranks.first(lambda: stack.enter_context(Log(folder, at.step)))
+        live = stack.enter_context(Live(about["name"], task.unit, quiet=not ranks.is_first))
         interrupt = stack.enter_context(Interrupt())
 
         def save() -> None:
-            if not all(p.isfinite().all() for p in raw_model.parameters()):
+            here = (p.to_local() if isinstance(p, DTensor) else p for p in parameters)
+            if any(ranks.sum(float(not all(p.isfinite().all() for p in here)))):
                 raise NotFinite(
                     f"step {at.step:,}: the weights are not finite any more, at learning rate "
                     f"{learning_rate(training, used):.3g}; they are not saved, "
                     f"{newest(folder)}. {ADVICE}"
                 )
-            facts = {"step": at.step, "content": task.content, "position": asdict(at)}
+            facts = {
+                "step": at.step,
+                "content": task.content,
+                "optimizer": training.optimizer,
+                "ranks": ranks.size,
+                "position": asdict(at),
+            }
+            if scaler is not None:
+                facts["scaler"] = scaler.state_dict()
             try:
-                log.sync()
+                ranks.first(lambda: log.sync() if log else None)
                 save_checkpoint(
                     folder / CHECKPOINTS,
                     model=raw_model,
                     optimizer=raw_optimizer,
                     state=states,
                     facts=facts,
+                    ranks=ranks,
                 )
             except RunError as error:
                 raise RunError(f"step {at.step:,} can't be saved: {error}") from error
@@ -196,20 +233,27 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_scale"]
             batch = task.batch(at.step)
-            loss, new_states = 0.0, []
-            for i, part in enumerate(task.split(fabric.to_device(batch), parts)):
+            losses, new_states = [], []
+            for i, part in enumerate(task.split(batch, ranks.size * parts)[mine]):
                 state = None if batch.fresh else detach(states[i])
                 with fabric.no_backward_sync(model, enabled=i + 1 < parts):
-                    part_loss, state = task.loss(model, part, state)
+                    part_loss, state = task.loss(model, fabric.to_device(part), state)
                     fabric.backward(part_loss / parts)
+                losses.append(part_loss.detach())
                 new_states.append(state)
-                loss += part_loss.item() / parts
-            norm = clip(fabric, model, optimizer, training.clip)
+            if scaler is not None:
+                scaler.unscale_(raw_optimizer)
+            norm = clip(parameters, training.clip)
+            loss = ranks.sum(sum(value.item() / parts for value in losses))[0] / ranks.size
             finite = math.isfinite(loss) and math.isfinite(norm)
+            scale = scaler.get_scale() if scaler is not None else 1.0
             if finite:
                 optimizer.step()
                 states = new_states
                 at.skipped_in_a_row = 0
+            elif math.isfinite(loss) and scale > 1:
+                states = new_states  # the scaled gradient left float16's range, not the model
+                at.skipped += 1
             elif at.skipped_in_a_row < training.skip_nonfinite:
                 states = [None] * parts
                 at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
@@ -221,8 +265,10 @@ def fit(
                     f"{lr:.3g}, after {at.skipped_in_a_row} skipped in a row; the state before "
                     f"this step is saved; there is {there}. {ADVICE}"
                 )
+            if scaler is not None and not finite:
+                scaler.update(scale * scaler.get_backoff_factor())
             optimizer.zero_grad()
-            took = time.perf_counter() - started
+            took = ranks.share(time.perf_counter() - started)
 
             units = task.units(batch)
             at.step, at.units, at.seconds = at.step + 1, at.units + units, at.seconds + took
@@ -236,14 +282,16 @@ def fit(
             left = at.seconds * (1 - now_used) / now_used
             live.update(at.step, now_used, left, units / took, task.numbers(loss) if finite else {})
             if at.step % training.log_every == 0 or now_used == 1:
-                log.write("train", at.step, at.seconds, row_of(at, task, lr))
+                if log:
+                    log.write("train", at.step, at.seconds, row_of(at, task, lr))
                 at.row_steps = at.row_units = at.row_skipped = 0
                 at.row_seconds = at.row_loss = at.row_norm = 0.0
             if is_due(training.evaluations, used, now_used) or now_used == 1:
                 found, eval_seconds = evaluate(task, model)
-                log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
+                if log:
+                    log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
                 live.evaluated(at.step, at.seconds, found)
-            stop = interrupt.asked  # read once: a signal may come between the two lines
+            stop = any(ranks.sum(interrupt.asked))  # read once: a signal may come between the lines
             if stop or is_due(training.checkpoints, used, now_used):
                 save()
             if stop and now_used < 1:
@@ -252,18 +300,42 @@ def fit(
         save()
         result = {
             **(found or evaluate(task, model)[0]),
-            "parameters": sum(p.numel() for p in raw_model.parameters()),
+            "parameters": sum(p.numel() for p in parameters),
             "steps": at.step,
             "skipped_steps": at.skipped,
             "seconds": at.seconds,
             f"{task.unit}s": at.units,
             f"{task.unit}s_per_second": at.units / at.seconds,
-            "precision": fabric._precision.precision,
+            "precision": fabric.strategy.precision.precision,
             "device": str(fabric.device),
+            "devices": ranks.size,
+            "strategy": type(fabric.strategy).__name__,
             "environment": environment.describe(),
         }
-        write_file(folder / RESULT, json.dumps(result, indent=1) + "\n")
-    return result
+        ranks.first(lambda: write_file(folder / RESULT, json.dumps(result, indent=1) + "\n"))
+        return ranks.share(result)
+
+
+def own_seed(seed: int, rank: int, step: int) -> int:
+    """The seed of a rank's dropout from this step on."""
+    return random.Random(f"{seed}/{rank}/{step}").getrandbits(63)
+
+
+def check_parts(task: Task, ranks: Ranks, parts: int) -> None:
+    """Raise RunError unless all ranks have the same data, and a batch can be dealt out to them."""
+    if len(set(ranks.gather(task.content, everywhere=True))) > 1:
+        raise RunError("the processes of this run see different data: compare what data.paths name")
+    count = ranks.size * parts
+    batch = task.batch(0)
+    try:
+        units = [task.units(part) for part in task.split(batch, count)]
+    except RuntimeError as error:
+        raise RunError(f"a batch can't be cut into {count} parts: {error}") from error
+    if len(units) != count or len(set(units)) != 1:
+        raise RunError(
+            f"data.batch must be a multiple of processes * training.accumulate = {ranks.size} * "
+            f"{parts}: a batch gives {len(units)} parts of {units} {task.unit}s"
+        )
 
 
 def keep_record(
@@ -305,24 +377,10 @@ def newest(folder: Path) -> str:
     return f"{saved[-1].name} is the newest checkpoint" if saved else "there is no checkpoint yet"
 
 
-def parameter_groups(model: nn.Module, embedding_lr: float) -> list[dict[str, Any]]:
-    """The parameters in two groups, embedding tables last, each with the scale of its rate."""
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    is_table = {id(table) for table in tables}
-    others = [p for p in model.parameters() if id(p) not in is_table]
-    return [
-        {"params": others, "lr_scale": 1.0},
-        {"params": tables, "lr_scale": embedding_lr},
-    ]
-
-
-def clip(fabric: Fabric, model: Any, optimizer: Any, largest: float | None) -> float:
+def clip(parameters: list[nn.Parameter], largest: float | None) -> float:
     """Scale the gradient down to this norm if it is larger; returns the norm it had."""
-    norm = fabric.clip_gradients(
-        model, optimizer, max_norm=largest or math.inf, error_if_nonfinite=False
-    )
-    assert norm is not None  # clipping by norm returns it
-    return norm.item()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, largest or math.inf)
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
 
 
 def row_of(at: Position, task: Task, lr: float) -> dict[str, float]:

@@ -9,11 +9,13 @@ SMOOTH = 0.98  # weight of the past in the numbers shown; the log holds them as 
 
 
 class Live:
-    """A progress line on a terminal; elsewhere a plain line at each evaluation."""
+    """A progress line on a terminal; elsewhere a plain line at each evaluation; or, quiet, none."""
 
-    def __init__(self, title: str, unit: str, console: Console | None = None):
+    def __init__(
+        self, title: str, unit: str, console: Console | None = None, *, quiet: bool = False
+    ):
         self.unit = unit
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, quiet=quiet)
         self._shown: dict[str, float] = {}
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -21,7 +23,7 @@ class Live:
             TextColumn("{task.fields[line]}"),
             TimeElapsedColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
             refresh_per_second=4,
         )
         self._bar = self._progress.add_task(title, total=1.0, line="starting")

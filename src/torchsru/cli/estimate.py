@@ -1,0 +1,148 @@
+"""`torchsru estimate RECIPE`: parameters, memory, FLOPs and hours, before anything is trained."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from torchsru.cli import Refused
+from torchsru.cli.arguments import add_recipe_options, make_parser, parse, recipe_from
+from torchsru.models import LanguageModel
+from torchsru.recipes import LanguageModelRecipe, find_recipes, get_recipe
+from torchsru.recipes.run import open_run
+from torchsru.train import RunError
+from torchsru.train.estimate import Estimate, estimate
+from torchsru.train.strategy import processes_here
+
+DESCRIPTION = (
+    f"What a recipe needs: {', '.join(find_recipes())}. Every field is an option, as for train. "
+    "Nothing is trained and no data are read."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the estimate; returns 0."""
+    parser = make_parser("estimate", DESCRIPTION)
+    parser.add_argument("recipe", metavar="RECIPE", help="name of the recipe")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="FLOPS",
+        help="matrix-product FLOP/s that one device sustains in training, 2e14 say",
+    )
+    parser.add_argument(
+        "--like", metavar="RUN", help="take the rate that a finished run reached on its devices"
+    )
+    add_recipe_options(parser)
+    parsed = parse(parser, argv)
+    try:
+        recipe = recipe_from(get_recipe(parsed.recipe), parsed)
+        rate = parsed.rate
+        if rate is not None and parsed.like:
+            raise Refused("rate must be left out beside --like, which measures it")
+        if rate is not None and not 0 < rate < math.inf:
+            raise Refused(f"rate must be positive and finite, got {rate}")
+        devices = processes_here(recipe.training) * recipe.training.nodes
+        found = estimate_recipe(recipe, devices)
+        if parsed.like:
+            rate = rate_of(Path(parsed.like))
+    except (ValueError, RunError) as error:
+        raise Refused(str(error)) from error
+    for name, value in rows(recipe, found, devices, rate):
+        print(f"{name:<17} {value}")
+    return 0
+
+
+def estimate_recipe(recipe: LanguageModelRecipe, devices: int) -> Estimate:
+    """The needs of a recipe on so many devices. Raises ValueError if its batch can't be dealt."""
+    training, data = recipe.training, recipe.data
+    if data.batch % (parts := devices * training.accumulate):
+        raise ValueError(
+            f"data.batch must be a multiple of devices * training.accumulate = {devices} * "
+            f"{training.accumulate}, got {data.batch}"
+        )
+
+    def loss(model, state):
+        x = torch.zeros(data.unroll, data.batch // parts, dtype=torch.int64)
+        logits, state = model(x, state)
+        return cross_entropy(logits.flatten(0, 1), x.flatten()), state
+
+    make_model = partial(LanguageModel, recipe.model)
+    precision = "bfloat16" if training.precision == "auto" else training.precision
+    return estimate(make_model, loss, training, precision=precision, devices=devices)
+
+
+def rate_of(folder: Path) -> float:
+    """The FLOP/s of each device in a finished run. Raises RunError if it is not finished."""
+    run = open_run(folder)
+    result = run.result
+    if result is None:
+        raise RunError(f"{folder} is not finished: it has no speed to go by")
+    devices = result.get("devices", 1)
+    found = estimate_recipe(run.recipe, devices)
+    return found.step_flops * result["steps"] / result["seconds"] / devices
+
+
+def rows(
+    recipe: LanguageModelRecipe, found: Estimate, devices: int, rate: float | None
+) -> list[tuple[str, str]]:
+    """What is printed, a name and its words a line."""
+    training, data = recipe.training, recipe.data
+    units = data.batch * data.unroll
+    fixed = {
+        "weights": found.weights_bytes,
+        "gradients": found.gradients_bytes,
+        "optimiser": found.optimizer_bytes,
+        "states": found.state_bytes,
+        "activations": found.activations_bytes,
+    }
+    sharing = f" ({training.strategy})" if devices > 1 and training.strategy != "auto" else ""
+    lines = [
+        ("parameters", f"{found.parameters:,}"),
+        (
+            "step",
+            f"{data.batch} rows of {data.unroll} = {units:,} symbols, on {devices} device"
+            f"{'s' if devices > 1 else ''}{sharing}, each in {training.accumulate} part"
+            f"{'s' if training.accumulate > 1 else ''}",
+        ),
+        (
+            "memory a device",
+            f"{size(found.peak_bytes)}: "
+            + ", ".join(f"{name} {size(count)}" for name, count in fixed.items())
+            + (", not the LSTM kernel's own workspace" if recipe.model.rnn == "lstm" else ""),
+        ),
+        (
+            "FLOPs a step",
+            f"{found.step_flops:.3g} in matrix products, {found.step_flops / units:.3g} a symbol",
+        ),
+    ]
+    if training.steps:
+        lines.append(
+            (
+                "FLOPs in all",
+                f"{found.step_flops * training.steps:.3g} in {training.steps:,} steps, "
+                f"{units * training.steps:,} symbols",
+            )
+        )
+    if rate is None:
+        lines.append(("hours", "give --rate, or --like a finished run"))
+        return lines
+    step_s = found.step_flops / (rate * devices)
+    speed = f"at {rate:.3g} FLOP/s a device: {units / step_s:,.0f} symbols/s"
+    if training.steps:
+        lines.append(("hours", f"{training.steps * step_s / 3600:.3g} {speed}"))
+    if training.seconds:
+        reached = f"{training.seconds / step_s:,.0f} steps"
+        lines.append(("in its seconds", f"{reached} in {training.seconds:g} s {speed}"))
+    return lines
+
+
+def size(count: int) -> str:
+    """Bytes in words: "1.9 GB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
