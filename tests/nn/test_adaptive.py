@@ -40,7 +40,9 @@ def log_softmax(embedding, softmax, h, *, conditional=True):
     projections = (embedding if softmax.tie_projections else softmax).projections
     inner = [p @ h for p in projections] if softmax.clusters.projected else [h]
     scores = [r @ x + b for r, x, b in zip(rows, inner, softmax.biases, strict=True)]
-    clusters = softmax.cluster_rows @ inner[0] + softmax.cluster_biases
+    clusters = inner[0].new_empty(0)
+    if len(bounds) > 2:
+        clusters = softmax.cluster_rows @ inner[0] + softmax.cluster_biases
     among = torch.cat([scores[0], clusters]).exp().sum()
     found = []
     for symbol in range(V):

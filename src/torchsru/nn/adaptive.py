@@ -166,11 +166,14 @@ class AdaptiveSoftmax(nn.Module):
         rows, projections: [V_i, e_i] and [e_i, W] of each cluster; empty if tied.
         biases: [V_i] of each cluster.
         cluster_rows, cluster_biases: [clusters - 1, e] and [clusters - 1]: the first cluster's
-            symbols compete with the other clusters.
+            symbols compete with the other clusters. None if there are none.
 
     Raises:
         ValueError: naming the argument, as in `AdaptiveEmbedding`.
     """
+
+    cluster_rows: nn.Parameter | None
+    cluster_biases: nn.Parameter | None
 
     def __init__(
         self,
@@ -199,18 +202,25 @@ class AdaptiveSoftmax(nn.Module):
         )
         self.biases = nn.ParameterList(torch.empty(n, **made) for n in cut.sizes)
         tails = len(cut.sizes) - 1
-        self.cluster_rows = nn.Parameter(torch.empty(tails, embedding_size, **made))
-        self.cluster_biases = nn.Parameter(torch.empty(tails, **made))
+        for name, shape in (
+            ("cluster_rows", (tails, embedding_size)),
+            ("cluster_biases", (tails,)),
+        ):
+            self.register_parameter(
+                name, nn.Parameter(torch.empty(shape, **made)) if tails else None
+            )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """See the top of the file."""
         for rows in (*self.rows, self.cluster_rows):
-            reset_rows(rows)
+            if rows is not None:
+                reset_rows(rows)
         for projection in self.projections:
             nn.init.xavier_normal_(projection)
         for bias in (*self.biases, self.cluster_biases):
-            nn.init.zeros_(bias)
+            if bias is not None:
+                nn.init.zeros_(bias)
 
     def forward(self, h: Tensor, embedding: AdaptiveEmbedding | None = None) -> Tensor:
         """Log-probabilities of all symbols, float32 at least.
@@ -272,7 +282,7 @@ class AdaptiveSoftmax(nn.Module):
             )
         rows: Tensor = self.rows[i] if embedding is None else embedding.tables[i].weight  # type: ignore[assignment]
         bias: Tensor = self.biases[i]
-        if i == 0 and len(self.clusters.sizes) > 1:
+        if i == 0 and self.cluster_rows is not None and self.cluster_biases is not None:
             rows = torch.cat([rows, self.cluster_rows])
             bias = torch.cat([bias, self.cluster_biases])
         if self.clusters.projected:
