@@ -18,6 +18,12 @@ CONFIGS = {
     "transformer-xl": LanguageModelConfig(
         rnn="transformer-xl", width=12, layers=2, heads=2, memory=5, feedforward=16
     ),
+    "srupp": LanguageModelConfig(
+        rnn="srupp", width=12, layers=3, projection=6, heads=2, memory=5, attention_every=2
+    ),
+    "srupp-last": LanguageModelConfig(
+        rnn="srupp", width=12, layers=2, memory=4, attention_last=1, embedding=5
+    ),
     "narrow": LanguageModelConfig(width=12, layers=2, embedding=5, projection=6),
     "tied": LanguageModelConfig(width=12, layers=2, tie=True),
     "tied, narrow": LanguageModelConfig(rnn="gru", width=12, layers=2, tie=True, embedding=8),
@@ -102,6 +108,18 @@ def test_impossible_values_are_refused_by_name(field, value):
     ("fields", "message"),
     [
         ({"rnn": "lstm", "rescale": False}, "rescale needs rnn='sru', got False with 'lstm'"),
+        ({"rnn": "lstm", "projection": 8}, "projection needs rnn='sru' or 'srupp', got 8 with"),
+        ({"rnn": "lstm", "highway_bias": -1.0}, "highway_bias needs rnn='sru' or 'srupp', got -1"),
+        ({"rnn": "srupp", "rescale": False}, "rescale needs rnn='sru', got False with 'srupp'"),
+        (
+            {"rnn": "srupp", "attention_last": 5},
+            r"attention_last must lie in \[0, layers = 4\], got 5",
+        ),
+        (
+            {"rnn": "srupp", "attention_last": 1, "attention_every": 2},
+            "attention_every must be 1 beside attention_last, got 2",
+        ),
+        ({"rnn": "srupp", "width": 20, "heads": 2}, "heads must divide projection = 5, got 2"),
         ({"rnn": "sru", "clamp": 3}, "clamp needs rnn='transformer-xl', got 3 with 'sru'"),
         ({"rnn": "transformer-xl", "heads": 3}, "heads must divide width = 512, got 3"),
         ({"rnn": "transformer-xl", "width": 7}, "width must be even for 'transformer-xl', got 7"),
@@ -208,6 +226,14 @@ def test_evaluation_may_remember_more():
 # ---- sizes and saved weights ---------------------------------------------------------------------
 
 ENWIK8 = {"highway_bias": -3.0, "embedding": 205}
+WIKI = {"embedding": 1024, "tie": True, "cutoffs": (19997, 39997, 199997)}
+BILLION = {"embedding": 1024, "tie": True, "tie_projections": False, "cutoffs": (59998, 159998)}
+
+
+def srupp(width, **fields):
+    return LanguageModelConfig(rnn="srupp", width=width, layers=10, **fields)
+
+
 PUBLISHED = {  # name: (config, symbols, the papers' millions)
     "SRU 8 x 1312": (LanguageModelConfig(width=1312, layers=8, **ENWIK8), 205, 37),
     "SRU 10 x 1152": (LanguageModelConfig(width=1152, layers=10, **ENWIK8), 205, 37),
@@ -217,6 +243,16 @@ PUBLISHED = {  # name: (config, symbols, the papers' millions)
     "SRU 12 x 2048, projected": (
         LanguageModelConfig(width=2048, layers=12, projection=512, **ENWIK8 | {"embedding": 256}),
         205, 49,
+    ),
+    "SRU++ base": (srupp(3072), 205, 108),
+    "SRU++ base, k = 5": (srupp(3072, attention_every=5), 205, 98),
+    "SRU++ large": (srupp(4096), 205, 191),
+    "SRU++ large, d = 8 d'": (srupp(6016, projection=752), 205, 195),
+    "SRU++ base, WikiText-103": (srupp(3072, **WIKI), 267735, 148),
+    "SRU++ large, WikiText-103": (srupp(4096, **WIKI), 267735, 232),
+    "SRU++ base, Billion Word": (srupp(4096, **BILLION), 793471, 328),
+    "SRU++ large, Billion Word": (
+        srupp(7616, projection=1024, attention_every=5, **BILLION), 793471, 465,
     ),
     "Transformer-XL": (
         LanguageModelConfig(rnn="transformer-xl", width=512, layers=12, heads=8, tie=True), 204, 41,
@@ -246,6 +282,14 @@ def test_a_state_dict_is_the_model(name):
     torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
     places = [p.data_ptr() for p in model.state_dict().values()]
     assert len(set(places)) == len(places)  # what is tied is there once
+
+
+def test_the_papers_highway_biases_are_the_defaults():
+    for kind, own, want in (("sru", None, 0), ("srupp", None, -2), ("srupp", 0.5, 0.5)):
+        config = LanguageModelConfig(rnn=kind, width=8, layers=1, highway_bias=own)
+        (layer,) = LanguageModel(config).rnn.layers
+        assert (layer.bias[1] == want).all()
+    LanguageModelConfig(rnn="lstm", highway_bias=0.0)  # as in recipe.json of before
 
 
 def test_byte_models_of_before_have_the_same_parameters():

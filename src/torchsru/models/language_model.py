@@ -16,18 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from torchsru.nn import RNNS, TransformerXL
+from torchsru.nn import RNNS, SRUpp, TransformerXL
 from torchsru.nn.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 
 VOCABULARY = 256
 START = 0  # the byte before a text; corpora put it between files
 NOTHING = -100  # a target that is not to be predicted
 
-SRUS = ("projection", "highway_bias")
+SRUS = ("projection", "highway_bias", "layer_norm")
 ATTENTION = ("heads", "memory", "attention_dropout")
 #: Fields that not every kind takes.
 OWN = {
-    "sru": (*SRUS, "layer_norm", "rescale", "state_dropout", "input_dropout"),
+    "sru": (*SRUS, "rescale", "state_dropout", "input_dropout"),
+    "srupp": (*SRUS, *ATTENTION, "attention_every", "attention_last"),
     "transformer-xl": (*ATTENTION, "head_size", "feedforward", "clamp", "tied_biases"),
 }
 KINDS = (*RNNS, *(kind for kind in OWN if kind not in RNNS))
@@ -37,9 +38,17 @@ KINDS = (*RNNS, *(kind for kind in OWN if kind not in RNNS))
 class LanguageModelConfig:
     """Shape of a language model."""
 
-    rnn: Literal["sru", "lstm", "gru", "qrnn", "ssru", "mingru", "kernelnn", "transformer-xl"] = (
-        "sru"
-    )
+    rnn: Literal[
+        "sru",
+        "lstm",
+        "gru",
+        "qrnn",
+        "ssru",
+        "mingru",
+        "kernelnn",
+        "srupp",
+        "transformer-xl",
+    ] = "sru"
     """Kind of layer; see torchsru.nn.RNNS, SRUpp and TransformerXL."""
     width: int = 512
     """D, channels of each layer."""
@@ -63,11 +72,12 @@ class LanguageModelConfig:
     """By which the features of the embedding fall from one cutoff to the next."""
     projection: int = 0
     """sru: inner size of each layer's factorised transform, of the first one only if the embedding
-    is larger; 0: not factorised."""
+    is larger; 0: not factorised. srupp: features that attention works in; 0: a quarter of the
+    width."""
     layer_norm: Literal["pre", "post"] | None = None
-    """sru: layer norm before or after each layer."""
-    highway_bias: float = 0.0
-    """sru: initial bias of the reset gate."""
+    """sru, srupp: layer norm before or after each layer."""
+    highway_bias: float | None = None
+    """sru, srupp: initial bias of the reset gate; None: 0 for sru, -2 for srupp."""
     rescale: bool = True
     """sru: scale the highway input by the paper's alpha."""
     state_dropout: float = 0.0
@@ -75,11 +85,15 @@ class LanguageModelConfig:
     input_dropout: float = 0.0
     """sru: dropout on the transform's input, one mask for all time steps."""
     heads: int = 1
-    """transformer-xl: attention heads."""
+    """srupp, transformer-xl: attention heads."""
     memory: int = 512
-    """transformer-xl: past steps that attention remembers."""
+    """srupp, transformer-xl: past steps that attention remembers."""
     attention_dropout: float = 0.0
-    """transformer-xl: dropout on the attention weights."""
+    """srupp, transformer-xl: dropout on the attention weights."""
+    attention_every: int = 1
+    """srupp: every so many layers one has attention, the last of them."""
+    attention_last: int | None = None
+    """srupp: in its place, so many layers have attention, the last ones."""
     head_size: int = 0
     """transformer-xl: features of a head; 0: width / heads."""
     feedforward: int = 0
@@ -93,7 +107,7 @@ class LanguageModelConfig:
         if self.rnn not in KINDS:
             raise ValueError(f"rnn must be one of {', '.join(KINDS)}, got {self.rnn!r}")
         for name, least in (
-            *((name, 1) for name in ("width", "layers", "heads", "memory")),
+            *((name, 1) for name in ("width", "layers", "heads", "memory", "attention_every")),
             *((name, 0) for name in ("embedding", "projection", "head_size", "feedforward")),
             ("clamp", 0),
             ("div_value", 1),
@@ -104,7 +118,7 @@ class LanguageModelConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
-        if not -100 < self.highway_bias < 100:
+        if self.highway_bias is not None and not -100 < self.highway_bias < 100:
             raise ValueError(f"highway_bias must lie in (-100, 100), got {self.highway_bias}")
         if self.layer_norm not in (None, "pre", "post"):
             raise ValueError(f"layer_norm must be None, 'pre' or 'post', got {self.layer_norm!r}")
@@ -112,9 +126,26 @@ class LanguageModelConfig:
         for name in sorted({name for names in OWN.values() for name in names}):
             takers = [kind for kind, names in OWN.items() if name in names]
             value = getattr(self, name)
-            if self.rnn not in takers and value != defaults[name].default:
+            unset = (defaults[name].default, UNSET_BEFORE.get(name))
+            if self.rnn not in takers and value not in unset:
                 needed = " or ".join(map(repr, takers))
                 raise ValueError(f"{name} needs rnn={needed}, got {value!r} with {self.rnn!r}")
+        if self.rnn == "srupp":
+            if self.attention_last is not None:
+                if self.attention_every != 1:
+                    raise ValueError(
+                        "attention_every must be 1 beside attention_last, "
+                        f"got {self.attention_every}"
+                    )
+                if not 0 <= self.attention_last <= self.layers:
+                    raise ValueError(
+                        f"attention_last must lie in [0, layers = {self.layers}], "
+                        f"got {self.attention_last}"
+                    )
+            if not self.projection and self.width < 4:
+                raise ValueError(f"width must be at least 4 for 'srupp', got {self.width}")
+            if (inner := self.projection or self.width // 4) % self.heads:
+                raise ValueError(f"heads must divide projection = {inner}, got {self.heads}")
         if self.rnn == "transformer-xl":
             if self.embedding_dropout is not None:
                 raise ValueError(
@@ -127,6 +158,8 @@ class LanguageModelConfig:
                 raise ValueError(f"heads must divide width = {self.width}, got {self.heads}")
 
 
+#: What runs of before say in fields whose default was another.
+UNSET_BEFORE = {"highway_bias": 0.0}
 DROPOUTS = (
     *("dropout", "state_dropout", "input_dropout", "attention_dropout"),
     "embedding_dropout",
@@ -149,8 +182,21 @@ def build_rnn(config: LanguageModelConfig, input_size: int | None = None) -> nn.
             clamp_length=c.clamp, tied_biases=c.tied_biases,
             attention_dropout=c.attention_dropout, **options,
         )  # fmt: skip
+    if c.rnn in ("sru", "srupp"):
+        options["layer_norm"] = c.layer_norm
+        if c.highway_bias is not None:
+            options["highway_bias"] = c.highway_bias
+    if c.rnn == "srupp":
+        return SRUpp(
+            size, c.width, c.projection or c.width // 4, c.layers, num_heads=c.heads,
+            memory_length=c.memory, attention_dropout=c.attention_dropout,
+            attention_every_n_layers=c.attention_every, attention_last_n_layers=c.attention_last,
+            **options,
+        )  # fmt: skip
     if c.rnn == "sru":
-        options |= {name: getattr(c, name) for name in OWN["sru"] if name != "projection"}
+        options |= {
+            name: getattr(c, name) for name in ("rescale", "state_dropout", "input_dropout")
+        }
         first = 0 if size < c.width and size <= c.projection else c.projection
         options["projection_size"] = [first, *[c.projection] * (c.layers - 1)]
     return RNNS[c.rnn](size, c.width, c.layers, **options)
