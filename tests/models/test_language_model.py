@@ -213,8 +213,8 @@ def test_evaluation_may_remember_more():
     assert model.memory_length == 5 and make_model("lstm").memory_length == 0
     before = model(x)[0]
     model.memory_length = 8
-    after, (memory, _) = model(x)
-    assert len(memory[0]) == 8
+    after, state = model(x)
+    assert len(state["keys_values"][0]) == 8
     torch.testing.assert_close(after[:6], before[:6])
     assert not torch.allclose(after[8:], before[8:])
     with pytest.raises(ValueError, match="memory_length must be at least 1, got 0"):

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from torch.nn.functional import layer_norm
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from torchsru.nn import TransformerXL
 from torchsru.nn.state import reorder, reset
@@ -42,15 +42,21 @@ def sinusoid(distance):
     return torch.cat([torch.sin(distance * frequency), torch.cos(distance * frequency)])
 
 
-def reference(model, xs, memory, *, band=None, sign=1, cuts=True):
+def reference(model, xs, memory, *, band=None, sign=1):
     """One text: xs [L] of [D], memory [layers][m] of [D] -> hs [L] of [D], memory.
 
     band: how far back a query looks; None: as far as there are keys. sign: -1 mixes up i - j.
+    No gradient flows into the memory, nor in evaluation into what was made of it.
     """
     hs, kept = list(xs), []
     for n, layer in enumerate(model.layers):
         u, v = model.biases[0 if model.tied_biases else n]  # [H, E]
-        keys = [k.detach() if cuts else k for k in memory[n]] + hs
+        keys = memory[n] + hs
+
+        def made(W, n, j, keys=keys):
+            kept_from_before = not model.training and j < len(memory[n])
+            return (W @ keys[j]).detach() if kept_from_before else W @ keys[j]
+
         kept.append([k.detach() for k in keys[-model.memory_length :]])
         W_q, W_r = (w.weight.view(H, E, D) for w in (layer.query, layer.position))
         W_k, W_v = layer.key_value.weight.view(2, H, E, D)
@@ -62,12 +68,12 @@ def reference(model, xs, memory, *, band=None, sign=1, cuts=True):
                 q, scores = W_q[head] @ x, []
                 for j in seen:
                     distance = min(at - j, model.clamp_length or math.inf)
-                    k, r = W_k[head] @ keys[j], W_r[head] @ sinusoid(sign * distance)
+                    k, r = made(W_k[head], n, j), W_r[head] @ sinusoid(sign * distance)
                     a = q @ k + q @ r + u[head] @ k + v[head] @ r  # (a) to (d) of the paper
                     scores.append(a / math.sqrt(E))
                 weights = torch.stack(scores).softmax(0)
                 heads.append(
-                    sum(w * (W_v[head] @ keys[j]) for w, j in zip(weights, seen, strict=True))
+                    sum(w * made(W_v[head], n, j) for w, j in zip(weights, seen, strict=True))
                 )
             y = x + layer.output.weight @ torch.cat(heads)
             y = layer_norm(y, (D,), layer.attention_norm.weight, layer.attention_norm.bias)
@@ -139,7 +145,7 @@ def test_a_text_may_be_cut_anywhere(padded):
             h_part, state = model(part, state, mask=part_mask)
             h.append(h_part)
         close((torch.cat(h), state), (whole, end))
-        assert all(len(leaf) == M for leaf in state[0])
+        assert all(len(leaf) == M for leaf in state["keys_values"])
     _, state = model.train()(x[:5])
     assert not torch.allclose(model(x[5:], state)[0], whole[5:])  # training sees further
 
@@ -147,11 +153,31 @@ def test_a_text_may_be_cut_anywhere(padded):
 def test_memory_is_bounded_and_carries_no_gradient():
     model = make().train()
     _, state = model(draw(2, B, D))
-    assert [len(leaf) for leaf in state[0]] == [2, 2] and state[1].tolist() == [[2] * B]
+    assert [len(leaf) for leaf in state["inputs"]] == [2, 2]
+    assert state["length"].tolist() == [[2] * B]
     for _ in range(4):
         h, state = model(draw(3, B, D), state)
-    assert [len(leaf) for leaf in state[0]] == [M, M] and state[1].tolist() == [[M] * B]
-    assert h.requires_grad and not any(leaf.requires_grad for leaf in state[0])
+    assert [len(leaf) for leaf in state["inputs"]] == [M, M]
+    assert state["length"].tolist() == [[M] * B]
+    assert h.requires_grad and not any(leaf.requires_grad for leaf in tree_leaves(state))
+
+
+def test_a_state_from_training_goes_into_evaluation():
+    model, x = make(1), draw(9, B, D)
+    whole, end = model(x)
+    _, state = model.train()(x[:5])  # of one layer, whose inputs are the same in both
+    h, last = model.eval()(x[5:], state)
+    close((h, last), (whole[5:], end))
+
+
+def test_nothing_is_projected_twice_in_evaluation():
+    model, seen = make(), []
+    model.layers[1].key_value.register_forward_hook(lambda m, args, out: seen.append(len(out)))
+    model.layers[1].position.register_forward_hook(lambda m, args, out: seen.append(len(out)))
+    state = None
+    for n in (3, 2, 1, 1):
+        _, state = model(draw(n, B, D), state)
+    assert seen == [3, 3, 2, 5, 1, 1]  # of L steps; of K distances, but for single steps
 
 
 def test_helpers_of_states():
@@ -232,7 +258,7 @@ def test_narrow_types(dtype, autocast):
     tolerance = 1e-4 if dtype == torch.float32 else 0.15
     want = exact(x.double())
     close(torch.cat([h, more]).double(), want[0], rtol=tolerance, atol=tolerance)
-    close(state[1], want[1][1])
+    close(state["length"], want[1]["length"])
 
 
 def test_compiled():
@@ -322,16 +348,21 @@ def test_impossible_options_are_refused_by_name(options, message):
 
 def test_states_that_do_not_fit_are_refused():
     model, x = make(dtype=torch.float32), draw(L, B, D, dtype=torch.float32)
-    memory, count = model(x)[1]
+    _, state = model(x)
+    memory = state["keys_values"]
     for wrong, kind, message in (
-        (memory, TypeError, r"state\[0\] must be a tuple of 2 tensors, one a layer, got Tensor"),
-        (count, TypeError, "state must be a pair .* got Tensor"),
-        ((memory[:1], count), TypeError, r"state\[0\] must be a tuple of 2 tensors, .* got 1"),
-        ((memory, count.float()), ValueError, r"state\[1\] must be integers \[1, 3\], got"),
-        (reorder((memory, count), torch.tensor([0])), ValueError, r"state\[0\]\[0\] must be \[m,"),
-        ((tuple(t.to("meta") for t in memory), count), ValueError, r"must be on cpu, got meta"),
+        (memory, TypeError, "state must be a dict, what a call returned, got tuple"),
+        ({"keys_values": memory}, ValueError, "state must have length, and .* got keys_values"),
+        (state | {"inputs": memory}, ValueError, "got inputs, keys_values, length"),
+        (state | {"keys_values": memory[:1]}, TypeError, "'keys_values'] must be 2 tensors, .* 1"),
+        (state | {"length": state["length"].float()}, ValueError, "'length'] must be torch.int64"),
+        (reorder(state, torch.tensor([0])), ValueError, r"'keys_values'\]\[0\] must be \[m, batch"),
+        (tree_map(lambda t: t.to("meta"), state), ValueError, "must be on cpu like the param"),
+        (state | {"keys_values": [t.double() for t in memory]}, ValueError, "torch.float32, or"),
     ):
-        with pytest.raises(kind, match=message):
+        with pytest.raises(kind, match=message.replace("'] ", r"'\] ")):
             model(x, wrong)
+    with pytest.raises(ValueError, match="state must hold inputs in training, got keys_values"):
+        model.train()(x, state)
     with pytest.raises(ValueError, match=r"x must be torch.float32 like the parameters, got"):
         model(x.double())

@@ -3,12 +3,18 @@
 Letters: L time steps, B batch rows, R = documents with `cu_seqlens` and B without, m remembered
 steps, K = m + L keys, D hidden size, H heads, E features of a head, M memory length.
 
+State      {"length": [1, R] int64, how many of the m steps each row has seen, the last ones;
+           "inputs": a tuple of each layer's inputs [m, R, D] (training), or
+           "keys_values": of what was made of them [m, R, 2 H E] (evaluation)}, m <= M.
+           Zeros are an empty memory, so that torchsru.nn.state serves it
+
 Attention  score of query i and key j (section 3.3), in units of sqrt(E), with q = W_q x_i,
            k = W_kE x_j and r = W_kR R_{i-j}, R the sinusoids of the distance i - j:
                A_ij = q k + q r + u k + v r
            content, (q + u) k, is scaled_dot_product_attention's own product; position, (q + v) r,
            enters as its attn_mask, which carries the gradient
-Memory     each layer's inputs of the last M steps, without gradient
+Memory     each layer's inputs of the last M steps, without gradient; in evaluation the keys and
+           values made of them, so that nothing is projected twice
 Publ. code layer norm after each sum, dropout at: input, sinusoids, the outputs of attention and of
            both matrices of the feed-forward part, the output; `attention_dropout` on the weights
 Check      tests/nn/test_transformer_xl.py
@@ -25,6 +31,7 @@ from torchsru.nn.recurrent import (
     Recurrent,
     check_positive,
     check_probabilities,
+    check_state_tensor,
     describe,
     wrong_type,
 )
@@ -72,29 +79,40 @@ class TransformerXLLayer(nn.Module):
     def forward(
         self,
         x_LBD: Tensor,
-        keys_KBD: Tensor,
+        keys_values: Tensor,
         distances_KD: Tensor,
         u_HE: Tensor,
         v_HE: Tensor,
         hidden: Tensor,
     ) -> Tensor:
-        """Args: the layer's input and what it attends to; sinusoids of the distances K - 1 to 0;
-        biases of content and position; where a query must not look, [L, K] or [B, 1, L, K]."""
-        attended = self._attend(x_LBD, keys_KBD, distances_KD, u_HE, v_HE, hidden)
+        """Run the layer.
+
+        Args:
+            x_LBD: its input.
+            keys_values: [K, B, 2 H E] what `key_value` makes of all that is attended to.
+            distances_KD: sinusoids of the distances K - 1 to 0.
+            u_HE, v_HE: biases of content and position.
+            hidden: [L, K] or [B, 1, L, K] bool, True where a query must not look.
+        """
+        attended = self._attend(x_LBD, keys_values, distances_KD, u_HE, v_HE, hidden)
         x_LBD = self.attention_norm(x_LBD + self._drop(attended))
         inner = self._drop(F.relu(self.inner(x_LBD)))
         return self.norm(x_LBD + self._drop(self.outer(inner)))
 
-    def _attend(self, x_LBD, keys_KBD, distances_KD, u_HE, v_HE, hidden):
+    def _attend(self, x_LBD, keys_values, distances_KD, u_HE, v_HE, hidden):
         q_BHLE = self._heads(self.query(x_LBD))
-        k_BHKE, v_BHKE = (self._heads(t) for t in self.key_value(keys_KBD).chunk(2, dim=-1))
-        r_HKE = self.position(distances_KD).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        k_BHKE, v_BHKE = (self._heads(t) for t in keys_values.chunk(2, dim=-1))
         u_H1E, v_H1E = (bias[:, None].to(q_BHLE.dtype) for bias in (u_HE, v_HE))
         scale = 1 / math.sqrt(q_BHLE.shape[-1])
-        position = to_keys((q_BHLE + v_H1E) @ r_HKE.transpose(1, 2) * scale)
+        W_HED = self.position.weight.unflatten(0, (self.heads, -1))
+        if x_LBD.shape[0] == 1:  # a step: one query is cheaper to project than K distances
+            position = (q_BHLE + v_H1E) @ W_HED @ distances_KD.t()
+        else:
+            r_HKE = self.position(distances_KD).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            position = to_keys((q_BHLE + v_H1E) @ r_HKE.transpose(1, 2))
         o_BHLE = F.scaled_dot_product_attention(
             q_BHLE + u_H1E, k_BHKE, v_BHKE,
-            attn_mask=position.masked_fill(hidden, -math.inf),
+            attn_mask=(position * scale).masked_fill(hidden, -math.inf),
             dropout_p=self.attention_dropout if self.training else 0.0,
             scale=scale,
         )  # fmt: skip
@@ -118,12 +136,9 @@ class TransformerXL(Recurrent):
     published. In evaluation it sees itself and the M steps before, so a text may be cut anywhere:
     the carried state gives what one pass gives. (The published same_length shows M - 1 of them.)
 
-    The state is a pair: a tuple of each layer's last inputs [m, R, D], m <= M, without gradient
-    and in the type of its hidden values, so that nothing is lost; and how many of them each row
-    has seen, int64 [1, R], the last ones. Zeros are an empty memory.
-
-    A step in evaluation costs O(M D^2 + M^2 D) a layer at most: keys and values of the memory are
-    computed anew, as in the published code.
+    The state is a dict, see the top of the file: the memory has no gradient, and the type of the
+    hidden values, so that nothing is lost. One from training goes into evaluation, not the other
+    way. A step in evaluation costs the same once the memory is full.
 
     Args:
         input_size: features of x; if it is not hidden_size, a matrix without bias leads there.
@@ -235,7 +250,11 @@ class TransformerXL(Recurrent):
             h, state = self._run(documents.pad(x), state, documents.mask, None)
             return documents.unpad(h), state
         L, B, _ = x.shape
-        memory, count_1B = (None, None) if state is None else state
+        name, memory, count_1B = "", None, None
+        if state is not None:
+            count_1B = state["length"]
+            name = "inputs" if "inputs" in state else "keys_values"
+            memory = state[name]
         m = 0 if memory is None else memory[0].shape[0]
         K, M = m + L, self.memory_length
         order_LB = place_KB = None
@@ -268,12 +287,18 @@ class TransformerXL(Recurrent):
             distances = self._drop(self._sinusoids(K, h))
             kept = []
             for i, layer in enumerate(self.layers):
-                keys = h if memory is None else torch.cat([memory[i].to(h.dtype), h])
+                assert isinstance(layer, TransformerXLLayer)
+                past = None if memory is None else memory[i]
+                if not self.training and past is not None and name == "inputs":
+                    past = layer.key_value(past.to(h.dtype))
+                new = h if self.training else layer.key_value(h)
+                known = new if past is None else torch.cat([past.to(new.dtype), new])
                 if place_KB is not None:
-                    keys = move(keys, place_KB)
-                kept.append(keys[max(K - M, 0) :].detach())
+                    known = move(known, place_KB)
+                kept.append(known[max(K - M, 0) :].detach())
+                keys_values = layer.key_value(known) if self.training else known
                 u, v = self.biases[0 if self.tied_biases else i]
-                h = layer(h, keys, distances, u, v, hidden)
+                h = layer(h, keys_values, distances, u, v, hidden)
         except RuntimeError as error:
             if reason := wrong_type(x, self):
                 raise ValueError(reason) from error
@@ -283,7 +308,8 @@ class TransformerXL(Recurrent):
             h = move(h, order_LB.argsort(dim=0)).masked_fill(mask[:, :, None], 0)
         if count_1B is None:
             count_1B = torch.zeros(1, B, dtype=torch.int64, device=x.device)
-        return h, (tuple(kept), (count_1B + added).clamp(max=M))
+        name = "inputs" if self.training else "keys_values"
+        return h, {"length": (count_1B + added).clamp(max=M), name: tuple(kept)}
 
     def _sinusoids(self, K: int, like: Tensor) -> Tensor:
         """[K, D] of the distances K - 1 to 0: sines of falling frequency, then cosines."""
@@ -300,32 +326,33 @@ class TransformerXL(Recurrent):
         return F.dropout(t, self.dropout, self.training)
 
     def _check_state(self, state, rows):
-        if not isinstance(state, tuple) or len(state) != 2:
+        if not isinstance(state, dict):
             raise TypeError(
-                "state must be a pair (memory of each layer, steps in it), "
-                f"got {type(state).__name__}"
+                f"state must be a dict, what a call returned, got {type(state).__name__}"
             )
-        memory, count = state
-        n, D, B = self.num_layers, self.hidden_size, () if rows is None else (rows,)
+        names = sorted(state)
+        if names not in (["inputs", "length"], ["keys_values", "length"]):
+            raise ValueError(
+                f"state must have length, and inputs or keys_values, got {', '.join(names)}"
+            )
+        if self.training and "inputs" not in state:
+            raise ValueError(
+                "state must hold inputs in training, got keys_values: it is from evaluation"
+            )
+        name, count = names[0], state["length"]
+        memory, n = state[name], self.num_layers
         if not isinstance(memory, (tuple, list)) or len(memory) != n:
             got = len(memory) if isinstance(memory, (tuple, list)) else type(memory).__name__
-            raise TypeError(f"state[0] must be a tuple of {n} tensors, one a layer, got {got}")
-        device = self.biases.device
-        m = memory[0].shape[0]
-        letters = "m, hidden_size" if rows is None else "m, batch, hidden_size"
+            raise TypeError(f"state[{name!r}] must be {n} tensors, one a layer, got {got}")
+        features = self.hidden_size if name == "inputs" else 2 * self.num_heads * self.head_size
+        sizes = (memory[0].shape[0], features)
+        wide = torch.promote_types(self.biases.dtype, torch.float32)
+        like = self.biases.new_empty(0, dtype=wide)
+        letters = "m, hidden_size" if name == "inputs" else "m, 2 heads head_size"
         for i, leaf in enumerate(memory):
-            if leaf.shape != (m, *B, D):
-                raise ValueError(
-                    f"state[0][{i}] must be [{letters}] = {[m, *B, D]}, got {list(leaf.shape)}"
-                )
-            if leaf.device != device:
-                raise ValueError(f"state[0][{i}] must be on {device}, got {leaf.device}")
-        if count.shape != (1, *B) or count.is_floating_point():
-            raise ValueError(
-                f"state[1] must be integers {[1, *B]}, got {list(count.shape)} {count.dtype}"
-            )
-        if count.device != device:
-            raise ValueError(f"state[1] must be on {device}, got {count.device}")
+            check_state_tensor(f"state[{name!r}][{i}]", leaf, sizes, letters, rows, like)
+        whole = like.new_empty(0, dtype=torch.int64)
+        check_state_tensor("state['length']", count, (1,), "1", rows, whole)
 
     def extra_repr(self) -> str:
         """Sizes, and the options that differ from their defaults."""
