@@ -32,16 +32,6 @@ def generate(run_folder, capfdbinary):
     return run
 
 
-def spawn(*argv, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "torchsru.cli", "generate", *argv],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **{"env": {**os.environ, "OMP_NUM_THREADS": "1"}} | options,
-    )
-
-
 def refused(capsys, *argv):
     """The one line that a refused command prints."""
     assert main(["generate", *argv]) == 2
@@ -100,15 +90,14 @@ def test_stop_strings_end_a_text(generate):
 
 
 @pytest.mark.parametrize("how", ["whole", "lines"])
-def test_prompts_from_standard_input_in_a_pipe(run_folder, how):
+def test_prompts_from_standard_input(run_folder, monkeypatch, how):
     """Also where standard output knows no more than ASCII."""
-    given = "one\ncafé\n"
+    given = "one\ncafé\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written := io.BytesIO(), "ascii"))
     argv = [str(run_folder), "--stdin", how, "--count", "5", "--temperature", "0"]
-    argv += ["--json"] if how == "lines" else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
-    process = spawn(*argv, env=environment)
-    out, err = process.communicate(given.encode())
-    assert (process.returncode, err) == (0, b"")
+    assert main(["generate", *argv, *(["--json"] if how == "lines" else [])]) == 0
+    out = written.getvalue()
     if how == "whole":
         assert out.startswith(b"one\ncaf?\n") and len(out) > len(given)
     else:
@@ -117,7 +106,12 @@ def test_prompts_from_standard_input_in_a_pipe(run_folder, how):
 
 def test_a_pipe_that_closes_is_no_failure(run_folder):
     """As in `| head`: exit code 0, also under `set -o pipefail`, and not a word."""
-    process = spawn(str(run_folder), "--count", "100000000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torchsru.cli", "generate", str(run_folder), "--count", "100000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert process.stdout.read(10)
     process.stdout.close()
     assert process.wait(timeout=60) == 0

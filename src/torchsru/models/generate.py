@@ -117,38 +117,39 @@ def generate_text(
         echo: yield the prompts as well.
 
     Raises: ValueError if the vocabulary is of another size, a prompt can't be written in it, or a
-        number is out of range. Nothing is computed before the first piece is asked for.
+        number is out of range; TypeError if prompts or stop is one text. Nothing is computed before
+        the first piece is asked for.
     """
     if vocabulary.size != model.vocabulary_size:
         raise ValueError(
             f"vocabulary must have the model's {model.vocabulary_size} symbols, "
             f"got {vocabulary.size}"
         )
-    for string in stop:
-        if not string:
-            raise ValueError("stop strings must not be empty")
-    given = [list(vocabulary.encode(prompt)) for prompt in prompts]
-    drawn = Generation(
-        model, [ids or [vocabulary.start] for ids in given], count, sampling=sampling
-    )
-    return _texts(drawn, vocabulary, prompts, count, stop, echo)
+    for name, texts in (("prompts", prompts), ("stop", stop)):
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"{name} must be a sequence of texts, got one text {texts!r}")
+    if not all(stop):
+        raise ValueError("stop strings must not be empty")
+    given = [[int(symbol) for symbol in vocabulary.encode(prompt)] for prompt in prompts]
+    started = [symbols or [vocabulary.start] for symbols in given]
+    drawn = Generation(model, started, count, sampling=sampling)
+    return _texts(drawn, vocabulary, given, count, stop, echo)
 
 
 def _texts(
     drawn: "Generation",
     vocabulary: Vocabulary,
-    prompts: Sequence[bytes | str],
+    given: Sequence[Sequence[int]],
     count: int,
     stop: Sequence[str],
     echo: bool,
 ) -> Iterator[Piece]:
-    readers = [codecs.getincrementaldecoder("utf-8")("replace") for _ in prompts]
-    endings = [UntilStop(stop) for _ in prompts]
-    left = [count] * len(prompts)
-    for row, (prompt, reader) in enumerate(zip(prompts, readers, strict=True)):
+    readers = [codecs.getincrementaldecoder("utf-8")("replace") for _ in given]
+    endings = [UntilStop(stop) for _ in given]
+    left = [count] * len(given)
+    for row, (prompt, reader) in enumerate(zip(given, readers, strict=True)):
         # bytes that begin a character wait in the reader for what is drawn
-        raw = prompt.encode("utf-8", "surrogateescape") if isinstance(prompt, str) else prompt
-        text = reader.decode(raw, final=count == 0)
+        text = reader.decode(vocabulary.decode(prompt), final=count == 0)
         if echo or count == 0:
             yield Piece(row, text if echo else "", count == 0)
     for row, symbol in drawn:
