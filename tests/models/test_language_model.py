@@ -4,10 +4,11 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from torchsru.models import LanguageModel, LanguageModelConfig
+from torchsru.models import Generation, LanguageModel, LanguageModelConfig, Sampling
 from torchsru.models.language_model import KINDS, OWN
 from torchsru.nn import RNNS
 from torchsru.nn.state import detach, reorder, reset
+from torchsru.recipes import from_json
 
 CONFIGS = {
     "sru": LanguageModelConfig(rnn="sru", width=12, layers=2),
@@ -292,6 +293,22 @@ def test_the_papers_highway_biases_are_the_defaults():
     LanguageModelConfig(rnn="lstm", highway_bias=0.0)  # as in recipe.json of before
 
 
+@pytest.mark.parametrize("kind", ["sru", "lstm"])
+def test_recipes_of_before_are_read(kind):
+    """The fields and values that recipe.json had when models were of bytes alone."""
+    of_before = {
+        **{"rnn": kind, "width": 12, "layers": 2, "dropout": 0.0, "projection": 0},
+        **{"layer_norm": None, "highway_bias": 0.0, "rescale": True},
+        **{"state_dropout": 0.0, "input_dropout": 0.0},
+    }
+    config = from_json(LanguageModelConfig, of_before)
+    torch.manual_seed(0)
+    read = LanguageModel(config).state_dict()
+    torch.manual_seed(0)
+    now = LanguageModel(LanguageModelConfig(rnn=kind, width=12, layers=2)).state_dict()
+    torch.testing.assert_close(read, now, rtol=0, atol=0)
+
+
 def test_byte_models_of_before_have_the_same_parameters():
     model = LanguageModel(LanguageModelConfig(width=12, layers=2))
     assert [*model.state_dict()] == [
@@ -315,3 +332,22 @@ def test_weights_keep_pytorchs_names(kind):
 def test_dropout_reaches_the_layers(kind):
     model = LanguageModel(LanguageModelConfig(rnn=kind, width=12, layers=2, dropout=0.5))
     assert model.rnn.dropout == 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CONFIGS)
+def test_on_a_gpu(name):
+    """Loss and gradients over two segments, then generation, as on the CPU."""
+    model, x = make_model(name).train(), text(12, 3)
+    found = []
+    for device in ("cpu", "cuda"):
+        model, x, state = model.to(device), x.to(device), None
+        model.zero_grad()
+        for part in x.split(6):
+            nats, state = model.nats(part[:-1], part[1:], detach(state))
+            nats.mean().backward()
+        gradients = [p.grad.cpu() for p in model.parameters()]
+        drawn = list(Generation(model, [[1, 2, 3], [4]], 8, sampling=Sampling(temperature=0)))
+        found.append((nats.detach().cpu(), gradients, drawn))
+    torch.testing.assert_close(*(values[:2] for values in found), rtol=1e-6, atol=1e-8)
+    assert found[0][2] == found[1][2]
