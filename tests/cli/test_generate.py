@@ -104,6 +104,22 @@ def test_prompts_from_standard_input(run_folder, monkeypatch, how):
         assert [json.loads(row)["prompt"] for row in out.splitlines()] == ["one", "café"]
 
 
+def test_a_run_speaks_its_own_vocabulary(tmp_path, capsys):
+    (tmp_path / "text").write_text("to be or not to be\nthat is the question\n" * 60)
+    run = str(tmp_path / "run")
+    data = ["--data", str(tmp_path / "text"), "--data.vocabulary", "words"]
+    assert main(["train", "python-bytes_debug", "--out", run, "--training.steps", "2", *data]) == 0
+    capsys.readouterr()
+    assert main(["generate", run, "--prompt", "to be", "--count", "9"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("to be ") and text.endswith("\n")
+    drawn = text.removeprefix("to be ").removesuffix("\n")
+    words = drawn.replace("\n", " <eos> ").split()
+    assert len(words) == 9
+    known = ["to", "be", "or", "not", "that", "is", "the", "question", "<eos>", "<unk>"]
+    assert set(words) <= set(known)
+
+
 def test_a_pipe_that_closes_is_no_failure(run_folder):
     """As in `| head`: exit code 0, also under `set -o pipefail`, and not a word."""
     process = subprocess.Popen(

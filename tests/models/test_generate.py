@@ -3,9 +3,10 @@ import torch
 from tests.models.test_language_model import CONFIGS, V, make_model
 from torch.utils._pytree import tree_leaves
 
+from torchsru.data.vocabulary import ByteVocabulary, learn_words
 from torchsru.models import Generation, LanguageModel, LanguageModelConfig, Sampling, generate_text
 from torchsru.models import generate as module
-from torchsru.models.generate import Bytes, UntilStop, draw
+from torchsru.models.generate import UntilStop, draw
 
 LIKELIEST = Sampling(temperature=0)
 PROMPTS = [[5, 1, 7, 7, 2], [3], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12], [40, 41]]
@@ -142,12 +143,12 @@ def test_impossible_calls_are_refused():
     with pytest.raises(ValueError, match=rf"prompts\[0\] must hold symbols in \[0, {V}\), got {V}"):
         Generation(model, [[V]], 1)
     with pytest.raises(ValueError, match=f"vocabulary must have the model's {V} symbols, got 256"):
-        generate_text(model, Bytes(), ["a"], 1)
+        generate_text(model, ByteVocabulary(), ["a"], 1)
     with pytest.raises(ValueError, match="stop strings must not be empty"):
-        generate_text(byte_model(), Bytes(), ["a"], 1, stop=["x", ""])
+        generate_text(byte_model(), ByteVocabulary(), ["a"], 1, stop=["x", ""])
     for given in ({"prompts": "ab"}, {"prompts": ["a"], "stop": "END"}):
         with pytest.raises(TypeError, match="must be a sequence of texts, got one text"):
-            generate_text(byte_model(), Bytes(), **given, count=1)
+            generate_text(byte_model(), ByteVocabulary(), **given, count=1)
 
 
 # ---- text ----------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def says(monkeypatch):
 
 
 def pieces(prompts, count, **options):
-    return [*generate_text(byte_model(), Bytes(), prompts, count, **options)]
+    return [*generate_text(byte_model(), ByteVocabulary(), prompts, count, **options)]
 
 
 def test_characters_are_whole_as_soon_as_they_can_be(says):
@@ -238,24 +239,13 @@ def test_until_stop_finds_the_first(cut):
         assert reader.found == (want != text)
 
 
-class Words:
-    """A vocabulary of words."""
-
-    words, start = ["\n", "to ", "be ", "or ", "not "], 0
-    size = len(words)
-
-    def encode(self, text):
-        return [self.words.index(word + " ") for word in text.split()]
-
-    def decode(self, ids):
-        return b"".join(self.words[i].encode() for i in ids)
-
-
 def test_other_vocabularies(monkeypatch):
-    model = LanguageModel(LanguageModelConfig(width=8, layers=1), Words.size)
-    symbols = iter([3, 4, 1, 2, 0, 3])
+    words = learn_words([b"to be or not to be"])
+    assert words.words == ["<eos>", "<unk>", "to", "be", "or", "not"]
+    model = LanguageModel(LanguageModelConfig(width=8, layers=1), words.size)
+    symbols = iter([4, 5, 2, 3, 0, 4])
     monkeypatch.setattr(module, "draw", lambda *_: next(symbols))
-    got = generate_text(model, Words(), ["to be", ""], 3, stop=["not to"], echo=True)
+    got = generate_text(model, words, ["to be", ""], 3, stop=["not to"], echo=True)
     assert [tuple(piece) for piece in got] == [
         (0, "to be ", False),
         (1, "", False),

@@ -22,8 +22,8 @@ from rich.table import Table
 from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
 from torchsru.cli.train import run
-from torchsru.data import DataError, load_corpus
-from torchsru.models.generate import Bytes, Sampling, generate_text
+from torchsru.data import ByteVocabulary, DataError, load_corpus
+from torchsru.models.generate import Sampling, generate_text
 from torchsru.recipes import LanguageModelRecipe, get_recipe
 from torchsru.recipes.run import load_model, open_run
 from torchsru.train import RunError
@@ -77,7 +77,7 @@ def demo(argv: Sequence[str]) -> int:
     model = load_model(open_run(out / "python-bytes"))
     sampling = Sampling(temperature=0.7)
     for piece in generate_text(
-        model, Bytes(), [PROMPT], SAMPLE_BYTES, sampling=sampling, echo=True
+        model, ByteVocabulary(), [PROMPT], SAMPLE_BYTES, sampling=sampling, echo=True
     ):
         sys.stdout.write(piece.text)
         sys.stdout.flush()

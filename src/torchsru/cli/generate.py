@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
-from torchsru.models.generate import Bytes, Piece, Sampling, generate_text
-from torchsru.recipes.run import load_model, open_run
+from torchsru.models.generate import Piece, Sampling, generate_text
+from torchsru.recipes.run import load_model, load_vocabulary, open_run
 from torchsru.train import RunError
 
 
@@ -50,9 +50,10 @@ def main(argv: Sequence[str]) -> int:
         read_prompts(parsed.stdin) if parsed.stdin else [*map(os.fsencode, parsed.prompt or [""])]
     )
     try:
+        run = open_run(Path(parsed.run))
         pieces = generate_text(
-            load_model(open_run(Path(parsed.run))),
-            Bytes(),
+            load_model(run),
+            load_vocabulary(run),
             prompts,
             parsed.count,
             sampling=Sampling(

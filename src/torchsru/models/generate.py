@@ -19,14 +19,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from torchsru.models.language_model import START, VOCABULARY, LanguageModel
+from torchsru.models.language_model import LanguageModel
 from torchsru.nn.state import reorder
 
 READ_AT_ONCE = 256  # steps of a prompt; does not change the result, bounds the memory
 
 
 class Vocabulary(Protocol):
-    """Symbols and the bytes that they stand for: decode(a + b) = decode(a) + decode(b)."""
+    """Symbols and the bytes that they stand for: decode(a + b) = decode(a) + decode(b).
+
+    torchsru.data.vocabulary has bytes, characters, words and subwords.
+    """
 
     @property
     def size(self) -> int:
@@ -40,20 +43,6 @@ class Vocabulary(Protocol):
         """Raises ValueError if the text holds what has no symbol."""
 
     def decode(self, ids: Iterable[int]) -> bytes: ...
-
-
-class Bytes:
-    """The vocabulary of byte models: all 256."""
-
-    size, start = VOCABULARY, START
-
-    def encode(self, text: bytes | str) -> bytes:
-        """UTF-8; what a command line could not decode comes back as it was typed."""
-        return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-
-    def decode(self, ids: Iterable[int]) -> bytes:
-        """The bytes themselves."""
-        return bytes(ids)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,7 @@ from torch.nn.functional import cross_entropy
 from torchsru.nn import RNNS, SRUpp, TransformerXL
 from torchsru.nn.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 
-VOCABULARY = 256
-START = 0  # the byte before a text; corpora put it between files
+VOCABULARY = 256  # all byte values
 NOTHING = -100  # a target that is not to be predicted
 
 SRUS = ("projection", "highway_bias", "layer_norm")
