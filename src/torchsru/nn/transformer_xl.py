@@ -79,25 +79,40 @@ class TransformerXLLayer(nn.Module):
     def forward(
         self,
         x_LBD: Tensor,
-        keys_values: Tensor,
+        past: Tensor | None,
+        projected: bool,
+        place_KB: Tensor | None,
+        memory_length: int,
         distances_KD: Tensor,
         u_HE: Tensor,
         v_HE: Tensor,
         hidden: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Run the layer.
 
         Args:
             x_LBD: its input.
-            keys_values: [K, B, 2 H E] what `key_value` makes of all that is attended to.
+            past: [m, B, ...] its inputs before, or if `projected` the keys and values made of them.
+            place_KB: where each step of past and input goes, if they are not in order.
+            memory_length: M.
             distances_KD: sinusoids of the distances K - 1 to 0.
             u_HE, v_HE: biases of content and position.
             hidden: [L, K] or [B, 1, L, K] bool, True where a query must not look.
+
+        Returns: the output [L, B, D], and the new past: inputs in training, else keys and values.
         """
+        if not self.training and past is not None and not projected:
+            past = self.key_value(past.to(x_LBD.dtype))
+        new = x_LBD if self.training else self.key_value(x_LBD)
+        known = new if past is None else torch.cat([past.to(new.dtype), new])
+        if place_KB is not None:
+            known = move(known, place_KB)
+        kept = known[max(known.shape[0] - memory_length, 0) :].detach()
+        keys_values = self.key_value(known) if self.training else known
         attended = self._attend(x_LBD, keys_values, distances_KD, u_HE, v_HE, hidden)
         x_LBD = self.attention_norm(x_LBD + self._drop(attended))
         inner = self._drop(F.relu(self.inner(x_LBD)))
-        return self.norm(x_LBD + self._drop(self.outer(inner)))
+        return self.norm(x_LBD + self._drop(self.outer(inner))), kept
 
     def _attend(self, x_LBD, keys_values, distances_KD, u_HE, v_HE, hidden):
         q_BHLE = self._heads(self.query(x_LBD))
@@ -287,18 +302,12 @@ class TransformerXL(Recurrent):
             distances = self._drop(self._sinusoids(K, h))
             kept = []
             for i, layer in enumerate(self.layers):
-                assert isinstance(layer, TransformerXLLayer)
                 past = None if memory is None else memory[i]
-                if not self.training and past is not None and name == "inputs":
-                    past = layer.key_value(past.to(h.dtype))
-                new = h if self.training else layer.key_value(h)
-                known = new if past is None else torch.cat([past.to(new.dtype), new])
-                if place_KB is not None:
-                    known = move(known, place_KB)
-                kept.append(known[max(K - M, 0) :].detach())
-                keys_values = layer.key_value(known) if self.training else known
                 u, v = self.biases[0 if self.tied_biases else i]
-                h = layer(h, keys_values, distances, u, v, hidden)
+                h, last = layer(
+                    h, past, name == "keys_values", place_KB, M, distances, u, v, hidden
+                )
+                kept.append(last)
         except RuntimeError as error:
             if reason := wrong_type(x, self):
                 raise ValueError(reason) from error
