@@ -1,5 +1,4 @@
 import errno
-import io
 import json
 import os
 import signal
@@ -12,7 +11,6 @@ import pytest
 import torchsru
 from torchsru import ops
 from torchsru.cli import COMMANDS, main
-from torchsru.cli.generate import decode
 from torchsru.data import DataError
 from torchsru.train import RunError
 from torchsru.train.log import read_log
@@ -266,41 +264,6 @@ def test_training_on_own_files_and_evaluating_on_others(tmp_path, capsys):
         numbers.append(json.loads(capsys.readouterr().out)["bits_per_byte"])
     assert numbers[0] < 2 < numbers[1]
     assert "does not exist" in refused(capsys, "eval", run, "--data", str(tmp_path / "c"))
-
-
-def test_generate_prints_prompt_and_bytes(run_folder, capsys):
-    argv = ["generate", str(run_folder), "--prompt", "é def", "--bytes", "20"]
-    assert main([*argv, "--seed", "3"]) == 0
-    first = capsys.readouterr().out
-    assert first.startswith("é def") and len(first.encode()) >= len("é def".encode()) + 10
-    assert main([*argv, "--seed", "3"]) == 0
-    assert capsys.readouterr().out == first
-    assert "top_k must not be negative" in refused(capsys, *argv, "--top-k", "-1")
-
-
-def test_generate_prints_as_it_goes(run_folder, monkeypatch):
-    class Terminal(io.StringIO):
-        flushed = 0
-
-        def flush(self):
-            self.flushed += 1
-
-    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
-    assert main(["generate", str(run_folder), "--bytes", "40", "--temperature", "0"]) == 0
-    assert terminal.flushed >= 30
-
-
-def test_characters_are_whole_as_soon_as_they_can_be():
-    assert list(decode("aé€".encode())) == ["a", "é", "€"]
-    assert "".join(decode(b"a\xffb\xc3")) == "a\ufffdb\ufffd"
-
-
-def test_generate_stops_quietly_when_the_reader_does(run_folder):
-    process = spawn("generate", str(run_folder), "--bytes", "100000000")
-    assert process.stdout.read(10)
-    process.stdout.close()
-    assert process.wait(timeout=60) == 0
-    assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -245,6 +245,13 @@ def test_what_the_options_hand_to_the_op():
     assert [tuple(m.weight.shape) for m in projection] == [(2, I), (4 * D, 2)]
 
 
+def test_each_layer_may_have_a_projection_of_its_own():
+    sru = SRU(I, D, 3, projection_size=(0, 2, 3))
+    assert [layer.projection_size for layer in sru.layers] == [0, 2, 3]
+    with pytest.raises(ValueError, match=r"projection_size must be one .* num_layers = 3 .* \[2\]"):
+        SRU(I, D, 3, projection_size=[2])
+
+
 @pytest.mark.parametrize("where", ["pre", "post"])
 def test_layer_norm(where):
     cell = SRUCell(D, D, layer_norm=where, dtype=torch.float64)

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
-from torchsru.cli.generate import decode
 from torchsru.cli.train import run
-from torchsru.data import DataError, load_corpus
+from torchsru.data import ByteVocabulary, DataError, load_corpus
+from torchsru.models.generate import Sampling, generate_text
 from torchsru.recipes import LanguageModelRecipe, get_recipe
 from torchsru.recipes.run import load_model, open_run
 from torchsru.train import RunError
@@ -75,9 +75,11 @@ def demo(argv: Sequence[str]) -> int:
     console.print(f"curves over time: {out / 'curves.png'}    rows: {out / 'results.json'}")
     console.print(f"\n[bold]The SRU model goes on after[/] {PROMPT!r}:\n")
     model = load_model(open_run(out / "python-bytes"))
-    sys.stdout.write(PROMPT)
-    for text in decode(model.generate(PROMPT.encode(), SAMPLE_BYTES, temperature=0.7)):
-        sys.stdout.write(text)
+    sampling = Sampling(temperature=0.7)
+    for piece in generate_text(
+        model, ByteVocabulary(), [PROMPT], SAMPLE_BYTES, sampling=sampling, echo=True
+    ):
+        sys.stdout.write(piece.text)
         sys.stdout.flush()
     where = shlex.quote(str(out / "python-bytes"))
     console.print(

@@ -1,55 +1,117 @@
 """`torchsru generate RUN --prompt TEXT`: text, printed as it is drawn; works in a pipe."""
 
-import codecs
+import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
-from torchsru.recipes.run import load_model, open_run
+from torchsru.models.generate import Piece, Sampling, generate_text
+from torchsru.recipes.run import load_model, load_vocabulary, open_run
 from torchsru.train import RunError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Generate and print; returns 0."""
+    """Generate and print; returns 0, also where the reader of a pipe has seen enough."""
     parser = make_parser("generate", "Text that goes on after a prompt, printed as it is drawn.")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--prompt", type=str, default="", help="text to go on from")
-    parser.add_argument("--bytes", type=int, default=500, help="how many to draw")
+    parser.add_argument(
+        "--prompt", type=str, nargs="+", metavar="TEXT", help="text to go on from; several: a batch"
+    )
+    parser.add_argument(
+        "--stdin",
+        choices=["whole", "lines"],
+        help="read the prompt from standard input: all of it, or one a line",
+    )
+    parser.add_argument(
+        "--count", "--bytes", type=int, default=500, help="symbols to draw for each prompt, at most"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest; 0: all")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="draw from the likeliest of this probability"
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="above 1: less of what was there"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="same seed, same text; each next prompt has the next"
+    )
+    parser.add_argument(
+        "--stop", type=str, nargs="+", default=[], metavar="TEXT", help="end before any of these"
+    )
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each prompt")
     parsed = parse(parser, argv)
-    prompt = os.fsencode(parsed.prompt)
+    if parsed.prompt and parsed.stdin:
+        raise Refused("--prompt and --stdin can't both be given")
+    prompts = (
+        read_prompts(parsed.stdin) if parsed.stdin else [*map(os.fsencode, parsed.prompt or [""])]
+    )
     try:
-        model = load_model(open_run(Path(parsed.run)))
-        drawn = model.generate(
-            prompt,
-            parsed.bytes,
-            temperature=parsed.temperature,
-            top_k=parsed.top_k,
-            seed=parsed.seed,
+        run = open_run(Path(parsed.run))
+        pieces = generate_text(
+            load_model(run),
+            load_vocabulary(run),
+            prompts,
+            parsed.count,
+            sampling=Sampling(
+                temperature=parsed.temperature,
+                top_k=parsed.top_k,
+                top_p=parsed.top_p,
+                repetition_penalty=parsed.repetition_penalty,
+                seed=parsed.seed,
+            ),
+            stop=parsed.stop,
+            echo=not parsed.json,
         )
     except (RunError, ValueError) as error:
         raise Refused(str(error)) from error
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that can't show a character shows "?"
+        sys.stdout.reconfigure(errors="replace")
     try:
-        for text in decode(chain(prompt, drawn)):
+        for text in as_json(pieces, prompts) if parsed.json else in_order(pieces, len(prompts)):
             sys.stdout.write(text)
             sys.stdout.flush()
-        print()
     except BrokenPipeError:  # the reader has seen enough, as in `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def decode(drawn: Iterable[int]) -> Iterable[str]:
-    """Characters, each as soon as its last byte is drawn; bytes that are no UTF-8 become U+FFFD."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for byte in drawn:
-        if text := decoder.decode(bytes([byte])):
-            yield text
-    if rest := decoder.decode(b"", final=True):
-        yield rest
+def read_prompts(how: str) -> list[bytes]:
+    """The prompts on standard input. Raises Refused if there are none."""
+    given = sys.stdin.buffer.read()
+    prompts = given.splitlines() if how == "lines" else [given]
+    if not prompts:
+        raise Refused("--stdin lines found no line")
+    return prompts
+
+
+def in_order(pieces: Iterator[Piece], rows: int) -> Iterator[str]:
+    """Each row's text, then a line end; the first row's as it comes, the others' in their turn."""
+    waiting: list[list[str]] = [[] for _ in range(rows)]
+    over = [False] * rows
+    turn = 0
+    for row, text, last in pieces:
+        waiting[row].append(text)
+        over[row] = last
+        while turn < rows and (waiting[turn] or over[turn]):
+            if text := "".join(waiting[turn]):
+                yield text
+            waiting[turn].clear()
+            if not over[turn]:
+                break
+            yield "\n"
+            turn += 1
+
+
+def as_json(pieces: Iterator[Piece], prompts: Sequence[bytes]) -> Iterator[str]:
+    """A line for each row as soon as it is over: its number, prompt and text."""
+    texts = [""] * len(prompts)
+    for row, text, last in pieces:
+        texts[row] += text
+        if last:
+            prompt = prompts[row].decode("utf-8", "replace")
+            line = {"row": row, "prompt": prompt, "text": texts[row]}
+            yield json.dumps(line) + "\n"

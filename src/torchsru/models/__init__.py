@@ -1,5 +1,6 @@
 """Whole networks built from the layers in `torchsru.nn`."""
 
+from torchsru.models.generate import Generation, Sampling, generate_text
 from torchsru.models.language_model import LanguageModel, LanguageModelConfig
 
-__all__ = ["LanguageModel", "LanguageModelConfig"]
+__all__ = ["Generation", "LanguageModel", "LanguageModelConfig", "Sampling", "generate_text"]

@@ -1,13 +1,14 @@
-"""Byte language model: embedding, stacked recurrent layers, a score for each next byte.
+"""Language model: embedding, stacked recurrent layers, a score for each next symbol.
 
-L time steps, B batch rows, D width, V = 256 byte values.
+L time steps, B batch rows, D width, V symbols of the vocabulary, E features of the embedding.
 
+Kinds    the stacks of torchsru.nn.RNNS, SRU++ and Transformer-XL, behind one config
+Input    a table [V, E], and output a matrix [V, D]; tied or with cutoffs, torchsru.nn.adaptive's
 State    the layers' own: a pytree with the batch at dim 1 (torchsru.nn.state), so a text may be
          cut anywhere
 Check    tests/models/test_language_model.py
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,86 +16,225 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from torchsru.nn import RNNS
+from torchsru.nn import RNNS, SRUpp, TransformerXL
+from torchsru.nn.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 
-VOCABULARY = 256
-START = 0  # the byte before a text; corpora put it between files
+VOCABULARY = 256  # all byte values
+NOTHING = -100  # a target that is not to be predicted
+
+SRUS = ("projection", "highway_bias", "layer_norm")
+ATTENTION = ("heads", "memory", "attention_dropout")
+#: Fields that not every kind takes.
+OWN = {
+    "sru": (*SRUS, "rescale", "state_dropout", "input_dropout"),
+    "srupp": (*SRUS, *ATTENTION, "attention_every", "attention_last"),
+    "transformer-xl": (*ATTENTION, "head_size", "feedforward", "clamp", "tied_biases"),
+}
+KINDS = (*RNNS, *(kind for kind in OWN if kind not in RNNS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
-    """Shape of a byte language model."""
+    """Shape of a language model."""
 
-    rnn: Literal["sru", "lstm", "gru", "qrnn", "ssru", "mingru", "kernelnn"] = "sru"
-    """Kind of recurrent layer; see torchsru.nn.RNNS."""
+    rnn: Literal[
+        "sru",
+        "lstm",
+        "gru",
+        "qrnn",
+        "ssru",
+        "mingru",
+        "kernelnn",
+        "srupp",
+        "transformer-xl",
+    ] = "sru"
+    """Kind of layer; see torchsru.nn.RNNS, SRUpp and TransformerXL."""
     width: int = 512
-    """D, channels of the embedding and of each layer."""
+    """D, channels of each layer."""
     layers: int = 4
-    """Recurrent layers, stacked."""
+    """Layers, stacked."""
     dropout: float = 0.0
-    """After the embedding, between layers and before the output."""
+    """After the embedding, between layers and before the output; transformer-xl has its own
+    places."""
+    embedding: int = 0
+    """E, features of the embedding, with cutoffs of the most frequent symbols; 0: the width."""
+    embedding_dropout: float | None = None
+    """After the embedding; None: as dropout."""
+    tie: bool = False
+    """The output uses the embedding's table."""
+    tie_projections: bool = True
+    """If tie: and its projections to the width, where there are any."""
+    cutoffs: tuple[int, ...] = ()
+    """Adaptive input and softmax: the symbols, by falling frequency, are cut here; none: not
+    adaptive. See torchsru.nn.adaptive."""
+    div_value: float = 4.0
+    """By which the features of the embedding fall from one cutoff to the next."""
     projection: int = 0
-    """SRU: inner size of each layer's factorised transform; 0: not factorised."""
+    """sru: inner size of each layer's factorised transform, of the first one only if the embedding
+    is larger; 0: not factorised. srupp: features that attention works in; 0: a quarter of the
+    width."""
     layer_norm: Literal["pre", "post"] | None = None
-    """SRU: layer norm before or after each layer."""
-    highway_bias: float = 0.0
-    """SRU: initial bias of the reset gate."""
+    """sru, srupp: layer norm before or after each layer."""
+    highway_bias: float | None = None
+    """sru, srupp: initial bias of the reset gate; None: 0 for sru, -2 for srupp."""
     rescale: bool = True
-    """SRU: scale the highway input by the paper's alpha."""
+    """sru: scale the highway input by the paper's alpha."""
     state_dropout: float = 0.0
-    """SRU: dropout on the state's part of the output, one mask for all time steps."""
+    """sru: dropout on the state's part of the output, one mask for all time steps."""
     input_dropout: float = 0.0
-    """SRU: dropout on the transform's input, one mask for all time steps."""
+    """sru: dropout on the transform's input, one mask for all time steps."""
+    heads: int = 1
+    """srupp, transformer-xl: attention heads."""
+    memory: int = 512
+    """srupp, transformer-xl: past steps that attention remembers."""
+    attention_dropout: float = 0.0
+    """srupp, transformer-xl: dropout on the attention weights."""
+    attention_every: int = 1
+    """srupp: every so many layers one has attention, the last of them."""
+    attention_last: int | None = None
+    """srupp: in its place, so many layers have attention, the last ones."""
+    head_size: int = 0
+    """transformer-xl: features of a head; 0: width / heads."""
+    feedforward: int = 0
+    """transformer-xl: inner size of the feed-forward part; 0: four times the width."""
+    clamp: int = 0
+    """transformer-xl: distances above it count as it; 0: all are told apart."""
+    tied_biases: bool = True
+    """transformer-xl: all layers share the biases u and v."""
 
     def __post_init__(self) -> None:
-        if self.rnn not in tuple(RNNS):
-            raise ValueError(f"rnn must be one of {', '.join(RNNS)}, got {self.rnn!r}")
-        for name, least in (("width", 1), ("layers", 1), ("projection", 0)):
+        if self.rnn not in KINDS:
+            raise ValueError(f"rnn must be one of {', '.join(KINDS)}, got {self.rnn!r}")
+        for name, least in (
+            *((name, 1) for name in ("width", "layers", "heads", "memory", "attention_every")),
+            *((name, 0) for name in ("embedding", "projection", "head_size", "feedforward")),
+            ("clamp", 0),
+            ("div_value", 1),
+        ):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name in ("dropout", "state_dropout", "input_dropout"):
-            if not 0 <= (value := getattr(self, name)) < 1:
+        for name in DROPOUTS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
-        if not -100 < self.highway_bias < 100:
+        if self.highway_bias is not None and not -100 < self.highway_bias < 100:
             raise ValueError(f"highway_bias must lie in (-100, 100), got {self.highway_bias}")
         if self.layer_norm not in (None, "pre", "post"):
             raise ValueError(f"layer_norm must be None, 'pre' or 'post', got {self.layer_norm!r}")
-        if self.rnn != "sru":
-            plain = type(self)()
-            for name in SRU_ONLY:
-                if (value := getattr(self, name)) != getattr(plain, name):
-                    raise ValueError(f"{name} needs rnn='sru', got {value!r} with {self.rnn!r}")
+        defaults = type(self).__dataclass_fields__
+        for name in sorted({name for names in OWN.values() for name in names}):
+            takers = [kind for kind, names in OWN.items() if name in names]
+            value = getattr(self, name)
+            unset = (defaults[name].default, UNSET_BEFORE.get(name))
+            if self.rnn not in takers and value not in unset:
+                needed = " or ".join(map(repr, takers))
+                raise ValueError(f"{name} needs rnn={needed}, got {value!r} with {self.rnn!r}")
+        if self.rnn == "srupp":
+            if self.attention_last is not None:
+                if self.attention_every != 1:
+                    raise ValueError(
+                        "attention_every must be 1 beside attention_last, "
+                        f"got {self.attention_every}"
+                    )
+                if not 0 <= self.attention_last <= self.layers:
+                    raise ValueError(
+                        f"attention_last must lie in [0, layers = {self.layers}], "
+                        f"got {self.attention_last}"
+                    )
+            if not self.projection and self.width < 4:
+                raise ValueError(f"width must be at least 4 for 'srupp', got {self.width}")
+            if (inner := self.projection or self.width // 4) % self.heads:
+                raise ValueError(f"heads must divide projection = {inner}, got {self.heads}")
+        if self.rnn == "transformer-xl":
+            if self.embedding_dropout is not None:
+                raise ValueError(
+                    "embedding_dropout must be None with 'transformer-xl', which has its own "
+                    f"places of dropout, got {self.embedding_dropout}"
+                )
+            if self.width % 2:
+                raise ValueError(f"width must be even for 'transformer-xl', got {self.width}")
+            if not self.head_size and self.width % self.heads:
+                raise ValueError(f"heads must divide width = {self.width}, got {self.heads}")
 
 
-SRU_ONLY = (
-    *("projection", "layer_norm", "highway_bias", "rescale"),
-    *("state_dropout", "input_dropout"),
+#: What runs of before say in fields whose default was another.
+UNSET_BEFORE = {"highway_bias": 0.0}
+DROPOUTS = (
+    *("dropout", "state_dropout", "input_dropout", "attention_dropout"),
+    "embedding_dropout",
 )
 
 
-def build_rnn(config: LanguageModelConfig) -> nn.Module:
-    """Stacked layers D -> D, called as `out [L, B, D], state = rnn(x [L, B, D], state or None)`."""
+def build_rnn(config: LanguageModelConfig, input_size: int | None = None) -> nn.Module:
+    """Stacked layers, called as `out [L, B, D], state = rnn(x [L, B, input], state or None)`.
+
+    Args:
+        input_size: features of x. Default: D.
+    """
     c = config
+    size = c.width if input_size is None else input_size
     options: dict[str, Any] = {"dropout": c.dropout}
+    if c.rnn == "transformer-xl":
+        return TransformerXL(
+            size, c.width, c.layers, num_heads=c.heads, head_size=c.head_size or None,
+            feedforward_size=c.feedforward or None, memory_length=c.memory,
+            clamp_length=c.clamp, tied_biases=c.tied_biases,
+            attention_dropout=c.attention_dropout, **options,
+        )  # fmt: skip
+    if c.rnn in ("sru", "srupp"):
+        options["layer_norm"] = c.layer_norm
+        if c.highway_bias is not None:
+            options["highway_bias"] = c.highway_bias
+    if c.rnn == "srupp":
+        return SRUpp(
+            size, c.width, c.projection or c.width // 4, c.layers, num_heads=c.heads,
+            memory_length=c.memory, attention_dropout=c.attention_dropout,
+            attention_every_n_layers=c.attention_every, attention_last_n_layers=c.attention_last,
+            **options,
+        )  # fmt: skip
     if c.rnn == "sru":
-        options |= {name: getattr(c, name) for name in SRU_ONLY if name != "projection"}
-        options["projection_size"] = c.projection
-    return RNNS[c.rnn](c.width, c.width, c.layers, **options)
+        options |= {
+            name: getattr(c, name) for name in ("rescale", "state_dropout", "input_dropout")
+        }
+        first = 0 if size < c.width and size <= c.projection else c.projection
+        options["projection_size"] = [first, *[c.projection] * (c.layers - 1)]
+    return RNNS[c.rnn](size, c.width, c.layers, **options)
 
 
 class LanguageModel(nn.Module):
-    """Scores of the next byte after each byte of a text."""
+    """Scores of the next symbol after each symbol of a text.
+
+    Args:
+        config: its shape.
+        vocabulary_size: V.
+
+    Raises: ValueError naming the field of `config` that does not fit the vocabulary.
+    """
 
     def __init__(self, config: LanguageModelConfig, vocabulary_size: int = VOCABULARY):
         super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(vocabulary_size, config.width)
-        self.rnn = build_rnn(config)
-        self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(config.width, vocabulary_size)
+        self.config = c = config
+        self.vocabulary_size = V = vocabulary_size
+        features = c.embedding or c.width
+        if c.tie or c.cutoffs:
+            cut: dict[str, Any] = {"cutoffs": c.cutoffs, "div_value": c.div_value}
+            self.embedding: nn.Module = AdaptiveEmbedding(V, features, c.width, **cut)
+            self.rnn = build_rnn(c)
+            self.output: nn.Module = AdaptiveSoftmax(
+                V, features, c.width, tie=c.tie, tie_projections=c.tie_projections, **cut
+            )
+        else:
+            self.embedding = nn.Embedding(V, features)
+            self.rnn = build_rnn(c, features)
+            self.output = nn.Linear(c.width, V)
+        dropout = 0.0 if c.rnn == "transformer-xl" else c.dropout
+        self.dropout = nn.Dropout(dropout)
+        self.embedding_dropout = nn.Dropout(
+            dropout if c.embedding_dropout is None else c.embedding_dropout
+        )
 
     def forward(
-        self, x: Tensor, state: Any = None, y: Tensor | None = None, ignore_index: int = -100
+        self, x: Tensor, state: Any = None, y: Tensor | None = None, ignore_index: int = NOTHING
     ) -> tuple[Tensor, Any]:
         """Scores of every symbol, or the loss at targets.
 
@@ -104,71 +244,57 @@ class LanguageModel(nn.Module):
             y: [L, B] int64, what follows each symbol of x.
             ignore_index: value of targets that count for nothing.
 
-        Returns: without y, logits [L, B, V]; with it, nats [L, B], 0 at targets to ignore; and the
-            state.
+        Returns: without y, logits [L, B, V] (log-probabilities if tied or with cutoffs); with it,
+            nats [L, B], float32 at least, 0 at targets to ignore; and the state.
         """
-        h_LBD, state = self.rnn(self.dropout(self.embedding(x)), state)
-        logits_LBV = self.output(self.dropout(h_LBD))
-        if y is None:
-            return logits_LBV, state
-        nats = cross_entropy(
-            logits_LBV.flatten(0, 1), y.flatten(), reduction="none", ignore_index=ignore_index
-        )
-        return nats.view(y.shape), state
+        h_LBD, state = self.hidden(x, state)
+        return (self.scores(h_LBD) if y is None else self._nats(h_LBD, y, ignore_index)), state
 
-    def generate(
-        self,
-        prompt: bytes,
-        count: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        seed: int = 0,
-    ) -> Iterator[int]:
-        """Yield `count` bytes that follow the prompt, each as soon as it is drawn.
+    def nats(
+        self, x: Tensor, y: Tensor, state: Any = None, ignore_index: int = NOTHING
+    ) -> tuple[Tensor, Any]:
+        """Loss of each target, nats [L, B] float32 at least, and the state; see `forward`.
 
-        The work per byte is constant: only the state is carried, the text is not read again.
-
-        Args:
-            prompt: what comes before; b"" starts a new file.
-            count: bytes to draw.
-            temperature: logits are divided by it; 0 takes the likeliest byte.
-            top_k: draw from the k likeliest bytes only; 0: from all.
-            seed: same seed, same text.
-
-        Raises: ValueError if count, temperature or top_k is negative.
+        With cutoffs only what the targets need is computed.
         """
-        for name, value in (("count", count), ("temperature", temperature), ("top_k", top_k)):
-            if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-            if not value < float("inf"):
-                raise ValueError(f"{name} must be finite, got {value}")
-        return self._generate(prompt or bytes([START]), count, temperature, top_k, seed)
+        nats, state = self(x, state, y, ignore_index)
+        return nats, state
 
-    @torch.inference_mode()
-    def _generate(
-        self, prompt: bytes, count: int, temperature: float, top_k: int, seed: int
-    ) -> Iterator[int]:
-        was_training = self.training
-        self.eval()
-        try:
-            device = self.output.weight.device
-            random = torch.Generator().manual_seed(seed)
-            x_L1, state = torch.tensor(list(prompt), device=device)[:, None], None
-            for _ in range(count):
-                logits_L1V, state = self(x_L1, state)
-                byte = draw(logits_L1V[-1, 0].float().cpu(), temperature, top_k, random)
-                yield byte
-                x_L1 = torch.tensor([[byte]], device=device)
-        finally:
-            self.train(was_training)
+    def hidden(
+        self, x: Tensor, state: Any = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """x [L, B], state, mask [L, B] True at padding -> what `scores` takes [L, B, D], state."""
+        given = {} if mask is None else {"mask": mask}
+        h_LBD, state = self.rnn(self.embedding_dropout(self.embedding(x)), state, **given)
+        return self.dropout(h_LBD), state
 
+    def scores(self, h: Tensor) -> Tensor:
+        """[..., D] -> logits or log-probabilities [..., V]."""
+        scores: Tensor = self.output(h, *self._tied())
+        return scores
 
-def draw(logits: Tensor, temperature: float, top_k: int, random: torch.Generator) -> int:
-    """Draw an index of logits [V]; see `LanguageModel.generate` for temperature and top_k."""
-    if temperature == 0:
-        return int(logits.argmax())
-    if 0 < top_k < len(logits):
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], float("-inf"))
-    p = torch.softmax(logits / temperature, dim=-1)
-    return int(torch.multinomial(p, 1, generator=random))
+    @property
+    def memory_length(self) -> int:
+        """Past steps that attention remembers; 0 without attention. Evaluation may set another."""
+        return getattr(self.rnn, "memory_length", 0)
+
+    @memory_length.setter
+    def memory_length(self, steps: int) -> None:
+        if not self.memory_length:
+            raise ValueError(f"memory_length needs attention; {self.config.rnn!r} has none")
+        if steps < 1:
+            raise ValueError(f"memory_length must be at least 1, got {steps}")
+        self.rnn.memory_length = steps  # type: ignore[assignment]
+
+    def _nats(self, h: Tensor, y: Tensor, ignore_index: int) -> Tensor:
+        if isinstance(self.output, AdaptiveSoftmax):
+            return self.output.nats(h, y, *self._tied(), ignore_index=ignore_index)
+        logits = self.scores(h).flatten(0, -2)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nats = cross_entropy(logits, y.flatten(), reduction="none", ignore_index=ignore_index)
+        return nats.view(y.shape)
+
+    def _tied(self) -> tuple[AdaptiveEmbedding, ...]:
+        """What the output borrows its rows from."""
+        tied = self.embedding
+        return (tied,) if self.config.tie and isinstance(tied, AdaptiveEmbedding) else ()

@@ -8,6 +8,7 @@ from torchsru.nn.recurrent import Recurrent
 from torchsru.nn.sru import SRU, SRUCell
 from torchsru.nn.srupp import SRUpp, SRUppCell
 from torchsru.nn.ssru import SSRU
+from torchsru.nn.transformer_xl import TransformerXL
 
 #: The stacks by name, as models take them: `RNNS[name](input_size, hidden_size, num_layers, ...)`.
 RNNS: dict[str, type[Recurrent]] = {
@@ -33,4 +34,5 @@ __all__ = [
     "SRUCell",
     "SRUpp",
     "SRUppCell",
+    "TransformerXL",
 ]

@@ -5,7 +5,7 @@ d hidden size per direction, D = d times directions, k matrices.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -290,7 +290,8 @@ class SRU(Recurrent):
             h_t falls back to the highway (the paper's variational dropout).
         input_dropout: of what the matrix product sees, in each layer; not of the highway, unless
             a fourth matrix produces it, where input and output sizes differ.
-        projection_size: factorise each layer's matrix through this many features; 0: do not.
+        projection_size: factorise each layer's matrix through this many features; 0: do not. Or a
+            sequence of one for each layer.
         transform: builds a module of your own per layer in the place of `nn.Linear`, called with
             (in_features, out_features); see `torchsru.nn.sru.Transform`.
         activation: g in h_t = r_t g(c_t) + ...: "identity", or "tanh" as in the paper's first
@@ -322,7 +323,7 @@ class SRU(Recurrent):
         dropout: float = 0.0,
         state_dropout: float = 0.0,
         input_dropout: float = 0.0,
-        projection_size: int = 0,
+        projection_size: int | Sequence[int] = 0,
         transform: Transform | None = None,
         activation: str = "identity",
         state_weights: bool = True,
@@ -337,6 +338,13 @@ class SRU(Recurrent):
         super().__init__()
         check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         check_probabilities(dropout=dropout, state_dropout=state_dropout)
+        if isinstance(projection_size, int):
+            projection_size = [projection_size] * num_layers
+        if len(projection_size) != num_layers:
+            raise ValueError(
+                f"projection_size must be one number or num_layers = {num_layers} of them, "
+                f"got {list(projection_size)}"
+            )
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -352,7 +360,7 @@ class SRU(Recurrent):
                 bidirectional=bidirectional,
                 state_dropout=state_dropout if i + 1 < num_layers else 0.0,
                 input_dropout=input_dropout,
-                projection_size=projection_size,
+                projection_size=projection_size[i],
                 transform=transform,
                 activation=activation,
                 state_weights=state_weights,

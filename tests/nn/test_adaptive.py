@@ -1,0 +1,228 @@
+"""Adaptive input and softmax against a softmax over all symbols, written out."""
+
+import copy
+
+import pytest
+import torch
+
+from torchsru.nn.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+
+V, E, W, L, B = 30, 8, 6, 5, 4
+CUTOFFS = (5, 12)
+TIES = {"tied": (True, True), "own projections": (True, False), "own": (False, False)}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def make(tie="tied", cutoffs=CUTOFFS, embedding_size=E, **options):
+    sizes = (V, embedding_size, W, cutoffs)
+    given = {"div_value": 2.0, "dtype": torch.float64} | options
+    embedding = AdaptiveEmbedding(*sizes, **given)
+    rows, projections = TIES[tie]
+    softmax = AdaptiveSoftmax(*sizes, tie=rows, tie_projections=projections, **given)
+    with torch.no_grad():
+        for p in softmax.parameters():
+            p.copy_(torch.randn_like(p))
+    return embedding, softmax, embedding if rows else None
+
+
+def draw(dtype=torch.float64):
+    return torch.randn(L, B, W, dtype=dtype), torch.randint(V, (L, B))
+
+
+def log_softmax(embedding, softmax, h, *, conditional=True):
+    """One position: h [W] -> log-probabilities [V], symbol by symbol."""
+    bounds = softmax.clusters.bounds
+    rows = [t.weight for t in embedding.tables] if softmax.tie else [*softmax.rows]
+    projections = (embedding if softmax.tie_projections else softmax).projections
+    inner = [p @ h for p in projections] if softmax.clusters.projected else [h]
+    scores = [r @ x + b for r, x, b in zip(rows, inner, softmax.biases, strict=True)]
+    clusters = inner[0].new_empty(0)
+    if len(bounds) > 2:
+        clusters = softmax.cluster_rows @ inner[0] + softmax.cluster_biases
+    among = torch.cat([scores[0], clusters]).exp().sum()
+    found = []
+    for symbol in range(V):
+        i = max(i for i in range(len(bounds) - 1) if bounds[i] <= symbol)
+        p = scores[i][symbol - bounds[i]].exp()
+        if i == 0:
+            p = p / among
+        else:
+            p = p / scores[i].exp().sum() if conditional else p
+            p = p * clusters[i - 1].exp() / among
+        found.append(p.log())
+    return torch.stack(found)
+
+
+def check(parts, **options):
+    """All log-probabilities, those of targets alone, and their gradients, against the loop."""
+    embedding, softmax, tied = parts
+    h, y = draw()
+    h.requires_grad_()
+    want = torch.stack([log_softmax(embedding, softmax, x, **options) for x in h.flatten(0, 1)])
+    want = want.view(L, B, V)
+    got = softmax(h, tied)
+    torch.testing.assert_close(got, want)
+    y[0] = 7 if softmax.clusters.bounds[1:-1] else y[0]  # no row for the last cluster there
+    y[1, 1] = -1
+    picked = -want.gather(-1, y.clamp(min=0)[..., None])[..., 0].masked_fill(y == -1, 0)
+    nats = softmax.nats(h, y, tied, ignore_index=-1)
+    torch.testing.assert_close(nats, picked)
+    leaves = [h, *softmax.parameters(), *(tied.parameters() if tied else ())]
+    weights = torch.randn_like(picked)
+    gradients = [
+        torch.autograd.grad((t * weights).sum(), leaves, materialize_grads=True)
+        for t in (nats, picked)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("tie", TIES)
+@pytest.mark.parametrize(("cutoffs", "size"), [(CUTOFFS, E), ((5,), 9), ((), W), ((), 4)])
+def test_equals_a_softmax_over_all_symbols(tie, cutoffs, size):
+    check(make(tie, cutoffs, size))
+
+
+def test_the_check_can_fail():
+    with pytest.raises(AssertionError, match="not close"):
+        check(make(), conditional=False)
+
+
+@pytest.mark.parametrize("tie", TIES)
+def test_probabilities_sum_to_one(tie):
+    _, softmax, tied = make(tie)
+    total = softmax(draw()[0], tied).exp().sum(-1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_equals_pytorchs_own():
+    """Of W features in the first cluster, with its projection the identity and no tail biases."""
+    _, softmax, _ = make("own", embedding_size=W)
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(
+        W, V, [*CUTOFFS], div_value=2.0, head_bias=True, dtype=torch.float64
+    )
+    with torch.no_grad():
+        softmax.projections[0].copy_(torch.eye(W))
+        theirs.head.weight.copy_(torch.cat([softmax.rows[0], softmax.cluster_rows]))
+        theirs.head.bias.copy_(torch.cat([softmax.biases[0], softmax.cluster_biases]))
+        for i, (down, up) in enumerate(theirs.tail, start=1):
+            softmax.biases[i].zero_()
+            down.weight.copy_(softmax.projections[i])
+            up.weight.copy_(softmax.rows[i])
+    h, y = draw()
+    torch.testing.assert_close(softmax(h).flatten(0, 1), theirs.log_prob(h.flatten(0, 1)))
+    want = -theirs(h.flatten(0, 1), y.flatten()).output
+    torch.testing.assert_close(softmax.nats(h, y).flatten(), want)
+
+
+def test_the_input_is_a_row_times_its_clusters_projection():
+    embedding, _, _ = make()
+    x = torch.arange(V).view(6, 5)
+    got = embedding(x)
+    bounds = embedding.clusters.bounds
+    for symbol in range(V):
+        i = max(i for i in range(3) if bounds[i] <= symbol)
+        row = embedding.tables[i].weight[symbol - bounds[i]]
+        want = (row @ embedding.projections[i]) * W**0.5
+        torch.testing.assert_close(got.flatten(0, 1)[symbol], want)
+    first = torch.autograd.grad(got.sum(), [t.weight for t in embedding.tables])
+    assert all(g.any(dim=1).all() for g in first)
+    (used,) = torch.autograd.grad(embedding(torch.tensor([7])).sum(), [embedding.tables[0].weight])
+    assert not used.any()
+
+
+def test_starts_with_inputs_and_scores_of_unit_size():
+    embedding = AdaptiveEmbedding(3000, 64, 96, (1000, 2000))
+    softmax = AdaptiveSoftmax(3000, 64, 96, (1000, 2000))
+    for x in torch.arange(3000).split(1000):
+        assert 0.8 < embedding(x).var() < 2.2
+    scores = softmax._scores(1, torch.randn(200, 96), embedding)
+    assert 0.8 < scores.var() < 2.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_narrow_types_compute_probabilities_in_float32(dtype):
+    embedding, softmax, _ = make()
+    h, y = draw()
+    want = softmax(h, embedding)
+    embedding, softmax = copy.deepcopy(embedding).to(dtype), copy.deepcopy(softmax).to(dtype)
+    got = softmax(h.to(dtype), embedding)
+    nats = softmax.nats(h.to(dtype), y, embedding)
+    assert got.dtype == nats.dtype == torch.float32 and embedding(y).dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=0.1, atol=0.2)
+    torch.testing.assert_close(nats, -got.gather(-1, y[..., None])[..., 0], rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_and_exported():
+    torch._dynamo.reset()
+    embedding, softmax, _ = make()
+    y = draw()[1]
+
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.softmax = embedding, softmax
+
+        def forward(self, x):
+            return self.softmax(self.embedding(x), self.embedding)
+
+    both = Both()
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(y), both(y))
+    program = torch.export.export(both, (y,), dynamic_shapes={"x": {0: torch.export.Dim.DYNAMIC}})
+    torch.testing.assert_close(program.module()(y[:3]), both(y[:3]))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "width", "cutoffs", "tie_projections", "millions"),
+    [  # rows of 1024, 256, 64 (and 16) features; projections, tied or twice; biases
+        (
+            *(267735, 3072, (19997, 39997, 199997), True),
+            19.997 * 1.024 + 20 * 0.256 + 160 * 0.064 + 67.738 * 0.016 + 1.36 * 3.072 + 0.271,
+        ),
+        (
+            *(793471, 4096, (59998, 159998), False),
+            59.998 * 1.024 + 100 * 0.256 + 633.473 * 0.064 + 2 * 1.344 * 4.096 + 0.796,
+        ),
+    ],
+    ids=["WikiText-103", "Billion Word"],
+)
+def test_parameter_counts_of_the_published_recipes(
+    vocabulary, width, cutoffs, tie_projections, millions
+):
+    sizes = (vocabulary, 1024, width, cutoffs)
+    with torch.device("meta"):
+        parts = (
+            AdaptiveEmbedding(*sizes),
+            AdaptiveSoftmax(*sizes, tie_projections=tie_projections),
+        )
+    count = sum(p.numel() for part in parts for p in part.parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((V, E, W, (5, 5)), r"cutoffs must rise between 0 and vocabulary_size = 30, got \(5, 5\)"),
+        ((V, E, W, (5, 30)), "cutoffs must rise"),
+        ((V, 3, W, (5, 12)), r"embedding_size must be at least div_value\^2 = 16, got 3"),
+        ((V, 0, W, ()), "embedding_size must be a positive integer, got 0"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(arguments, message):
+    for kind in (AdaptiveEmbedding, AdaptiveSoftmax):
+        with pytest.raises(ValueError, match=message):
+            kind(*arguments)
+
+
+def test_the_embedding_belongs_to_tied_calls_alone():
+    embedding, tied, _ = make()
+    _, own, _ = make("own")
+    h, _ = draw()
+    with pytest.raises(ValueError, match="embedding must be given with tie=True"):
+        tied(h)
+    with pytest.raises(ValueError, match="embedding must not be given with tie=False"):
+        own(h, embedding)
