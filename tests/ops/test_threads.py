@@ -155,6 +155,32 @@ def forked(code, backend="cpu"):
     assert "done" in result.stdout
 
 
+def test_the_first_calls_load_triton_once():
+    code = """
+import threading
+from torchsru.ops import scan, sru
+
+failed = []
+ready = threading.Barrier(4)
+
+def load():
+    ready.wait()
+    try:
+        sru.overload("triton"), scan.overload("triton")
+    except Exception as error:
+        failed.append(error)
+
+threads = [threading.Thread(target=load) for _ in range(4)]
+for step in (threading.Thread.start, threading.Thread.join):
+    for thread in threads:
+        step(thread)
+assert not failed, failed
+"""
+    pytest.importorskip("triton")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("backend", BACKENDS[:1])
 def test_a_forked_child_computes_the_same(backend):
     code = """

@@ -27,10 +27,16 @@ from tests.ops.helpers import (
 )
 from torch._functorch.aot_autograd import aot_export_module
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
 from torchsru import ops
 from torchsru.nn import SRU as Layer
 from torchsru.ops import _triton
+from torchsru.ops.scan import _load_triton as load_linear
 from torchsru.ops.sru import _load_triton as load_sru
 
 if os.environ.get("CI") == "true":
@@ -148,16 +154,65 @@ def test_what_newton_leaves_is_computed_in_turn(iterations, monkeypatch):
 
 
 @runs
-def test_a_chunk_counts_as_solved_only_within_the_tolerance(monkeypatch):
-    """With no iteration the guess is taken as it is unless the rest is computed in turn."""
-    from torchsru.ops.sru import triton as launchers
+def test_a_wrong_first_state_is_not_taken_for_solved(monkeypatch):
+    """The tolerance of the kernel that tests them: with a large one the answer is wrong."""
+    from torchsru.ops.sru import triton_kernels
 
     case = SruCase(shape=(30, 1, 3), v="wide")
-    monkeypatch.setattr(launchers, "ITERATIONS", 0)
     check(SRU["triton_parallel"], case)
-    monkeypatch.setattr(torch, "ones_like", partial(torch.full_like, fill_value=1000))  # "solved"
+    monkeypatch.setattr(triton_kernels, "_TOLERANCE", triton.language.constexpr(1e15))
     with pytest.raises(AssertionError, match="roundings off"):
         check(SRU["triton_parallel"], case)
+
+
+@runs
+@pytest.mark.parametrize("way", WAYS)
+def test_a_state_of_zero_is_not_lost_to_an_overflow(way):
+    a, b = torch.full((60, 1, 1), 1e6), torch.zeros(60, 1, 1)
+    b[-1] = 1
+    c, last = LINEAR[way](a=a, b=b)
+    assert not c[:-1].any() and last.item() == 1
+    a[7::8] = 0
+    c, last = LINEAR[way](a=a, b=b, c0=torch.full((1, 1), 1e-30))
+    assert c.isfinite().all() and last.item() == 1
+
+
+@runs
+@pytest.mark.parametrize("way", WAYS)
+def test_a_weight_that_is_nan_is_not_clipped_away(way):
+    case = SruCase(shape=(5, 1, 3), contractive=True, dtype=torch.float32)
+    t = case.tensors()
+    t["v"][0, 1] = float("nan")
+    h, _ = SRU[way](**t, **case.options())
+    assert h[..., 1].isnan().all() and h[..., [0, 2]].isfinite().all()
+
+
+@runs
+def test_eager_calls_start_the_kernels_themselves(monkeypatch):
+    """PyTorch's wrapper would cost more than the kernels, and keep an entry a call."""
+    from torchsru.ops import _triton_chunks
+
+    def refuse(kernel):
+        raise AssertionError("wrapped")
+
+    monkeypatch.setattr(_triton_chunks, "wrap_triton", refuse)
+    case = SruCase(shape=(3, 1, 2))
+    t = case.tensors()
+    run(sru, t, case.options(), seeds_for(case, t), case.outputs)
+    with pytest.raises(AssertionError, match="wrapped"):  # the registered op does wrap them
+        torch.ops.torchsru.sru_forward_triton(t["u"], *[None] * 7, 1, False, False, 1.0)
+
+
+@runs
+def test_tiles_that_do_not_fit_are_passed_over(monkeypatch):
+    from triton.runtime.errors import OutOfResources
+
+    def start(tiles):
+        if tiles.block > 64:
+            raise OutOfResources(tiles.block, 64, "shared memory")
+
+    assert _triton._seconds(start, _triton.Tiles(128, 1, 1)) == float("inf")
+    assert _triton._seconds(start, _triton.Tiles(64, 1, 1)) < float("inf")
 
 
 @runs
@@ -251,13 +306,46 @@ def test_second_derivatives_come_from_the_reference():
 # ---- as PyTorch sees it --------------------------------------------------------------------------
 
 
+class Driver:
+    """Of a GPU that is not there: PyTorch asks what to compile for, to see what kernels write."""
+
+    def get_current_target(self):
+        return triton.backends.compiler.GPUTarget("cuda", 90, 32)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "triton_auto"])
+@pytest.mark.parametrize("op", ["sru_forward", "sru_backward", "linear_forward"])
+def test_caches_of_compiled_graphs_see_the_kernels(op, way):
+    load_sru()
+    load_linear()
+    kernels = torch._library.triton.get_triton_kernels_for_op(f"torchsru::{op}_{way}")
+    assert {"chain", op} <= {kernel.fn.__name__ for kernel in kernels}
+
+
+@pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")
+def test_a_batch_of_any_size_is_one_graph():
+    """Tiles follow the shape, but no guard may bind a dynamic one."""
+    load_sru()
+    shapes = ShapeEnv()
+    with FakeTensorMode(shape_env=shapes) as mode:
+        real = torch.empty(7, 9, 3, 512)
+        context = StatelessSymbolicContext(
+            [DimDynamic.STATIC, DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * 2
+        )
+        u = mode.from_tensor(real, symbolic_context=context)
+        u = torch.empty(u.shape, device="cuda")
+        torch.ops.torchsru.sru_forward_triton_auto(u, *[None] * 7, 1, False, False, 1.0)
+    assert not shapes.guards, shapes.guards
+
+
 @pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("way", [*WAYS, "triton_auto"])
-def test_tracing_finds_the_kernel(grad, way):
+def test_tracing_finds_the_kernel(grad, way, monkeypatch):
     """With tensors of a GPU that is not there: what torch.compile and AOTInductor build from."""
     load_sru()
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
     forward = f"sru_forward{'_train' if grad else ''}_{way}"
 
     class Module(torch.nn.Module):
@@ -268,7 +356,8 @@ def test_tracing_finds_the_kernel(grad, way):
     with FakeTensorMode():
         u = torch.empty(7, 3, 3, 8, device="cuda")
         x = torch.empty(7, 3, 8, device="cuda")
-        graph, _ = aot_export_module(Module(), (u, x), trace_joint=False)
+        graph, signature = aot_export_module(Module(), (u, x), trace_joint=False)
+    assert not signature.user_inputs_to_mutate
     *_, end = graph.graph.nodes
     outputs = end.args[0][-3 if grad else -2 :]
     assert [n.args[1] for n in outputs] == ["h", "c_last", "c_steps"][: len(outputs)]
@@ -369,7 +458,7 @@ def compile_kernel(kernel, dtype, target, options):
     state = "fp64" if dtype == "fp64" else "fp32"
     constants = {n: v for n, v in options.items() if n in kernel.arg_names}
     size = {"fp64": 8, "fp32": 4}.get(dtype, 2)
-    tiles = _triton.Launch(rows=2048, d=512, chunks=1, length=64, bytes=size).tiles()
+    tiles = _triton.Launch(2048, 512, 1, 64, size, torch.device("cuda"), False).tiles()
     constants |= {"BLOCK": tiles.block, "STAGES": tiles.stages, "DOUBLE": state == "fp64"}
     linear = kernel.__name__.startswith("linear")
     signature = {}

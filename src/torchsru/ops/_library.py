@@ -12,6 +12,7 @@ stays theirs, and every call goes to `torch` then.
 import ctypes
 import os
 import platform
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ def _load() -> str | None:
         return f"{PATH} registers no op: {why.decode()}"
     return None
 
+
+#: Held by whoever loads ops at a first call.
+LOADING = threading.Lock()
 
 #: Why the compiled kernels are not there, or None.
 LOAD_ERROR = _load()

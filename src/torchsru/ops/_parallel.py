@@ -6,6 +6,8 @@ the steps themselves. A linear recurrence's chunk is an affine map; SRU's forwar
 linear, and its chunks are solved by Newton's iteration, see `torchsru.ops.sru.parallel`.
 """
 
+import torch
+
 #: Newton's iterations; what they leave unsolved is computed step by step.
 ITERATIONS = 8
 
@@ -13,12 +15,13 @@ ITERATIONS = 8
 #: ends with: of the larger of |c_{t-1}| and |u_t|, in the state's type.
 TOLERANCE = 4
 
-#: States times chunks beyond which more chunks only mean more work: the threads of a large GPU.
+#: States times chunks beyond which more chunks only mean more work: a large GPU has half as many
+#: threads.
 ENOUGH = 2**19
 
 #: backend: (most states, fewest steps) for which "auto" computes in parallel, as measured by
-#: `torchsru bench`; None: not measured, never.
-WORTH = {"torch": (2**14, 256), "triton": None}
+#: results/parallel.py; None: not measured, never.
+WORTH = {"torch": (64, 1024), "triton": None}
 
 
 def cut(L: int, states: int) -> tuple[int, int]:
@@ -37,4 +40,7 @@ def cut(L: int, states: int) -> tuple[int, int]:
 def worth_while(backend: str, L: int, states: int) -> bool:
     """Whether "auto" computes L steps of that many channels in parallel."""
     rule = WORTH[backend]
-    return rule is not None and states <= rule[0] and rule[1] <= L
+    if rule is None or states > rule[0] or rule[1] > L:
+        return False
+    # pure PyTorch waits for the device, which a CUDA graph can't
+    return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())

@@ -1,9 +1,11 @@
 """What the Triton launchers share; imports no Triton, only says whether there is one."""
 
 import importlib.util
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -17,7 +19,8 @@ from torchsru.ops._parallel import cut, worth_while
 PROGRAMS = 512
 LARGEST_BLOCK, SMALLEST_BLOCK = 128, 64
 
-#: Whether a product and a sum may become one rounding: not, so that every GPU rounds alike.
+#: Whether a product and a sum may become one rounding: not, so that a step rounds alike wherever
+#: it stands. torch.compile's own backend decides for itself.
 FP_FUSION = False
 
 _COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
@@ -76,6 +79,8 @@ class Launch:
     rows: R times directions, of d channels each.
     chunks, length: of time, and steps a chunk; `chunks` is 1 if time is one loop.
     bytes: of a number as the call's tensors store it.
+    device: the tensors'.
+    traced: whether PyTorch is to see the launches: within its op, and not when called directly.
     """
 
     rows: int
@@ -83,9 +88,13 @@ class Launch:
     chunks: int
     length: int
     bytes: int
+    device: torch.device
+    traced: bool
 
     @classmethod
-    def of(cls, t: Tensor, R: int, num_directions: int, parallel: bool | None) -> "Launch":
+    def of(
+        cls, t: Tensor, R: int, num_directions: int, parallel: bool | None, traced: bool
+    ) -> "Launch":
         """For R states and the tensor t [L, ..., D]; parallel: in time; None: where that is worth
         while."""
         L, D = t.shape[0], t.shape[-1]
@@ -93,7 +102,8 @@ class Launch:
             parallel = worth_while("triton", L, R * D)
         chunks, length = cut(L, R * D) if parallel else (1, L)
         d = D // num_directions
-        return cls(R * num_directions, d, chunks, length, t.element_size())
+        rows, bytes_ = R * num_directions, t.element_size()
+        return cls(rows, d, chunks, length, bytes_, t.device, traced)
 
     @property
     def empty(self) -> bool:
@@ -101,14 +111,15 @@ class Launch:
         return self.rows * self.d == 0
 
     def tiles(self) -> Tiles:
-        """A fixed function of the shape. A thread loads four bytes: less can't be under way."""
-        block = LARGEST_BLOCK
+        """A fixed function of the shape; of d alone in a graph of any other sizes, which a choice
+        would bind. On NVIDIA a thread must load four bytes: less can't be under way."""
+        block, fixed = LARGEST_BLOCK, type(self.rows) is int and type(self.chunks) is int
         while block > SMALLEST_BLOCK and (
-            block >= 2 * self.d or self.programs(block) * self.chunks < PROGRAMS
+            block >= 2 * self.d or (fixed and self.programs(block) * self.chunks < PROGRAMS)
         ):
             block //= 2
         # eight-byte numbers need twice the registers, and more stages would spill them
-        return Tiles(block, max(1, block * min(4, self.bytes) // 128), 4 if self.bytes > 4 else 8)
+        return Tiles(block, max(1, block * min(4, self.bytes) // 128), 2 if self.bytes > 4 else 8)
 
     def programs(self, block: int) -> int:
         """Programs for all channels, of one chunk."""
@@ -129,17 +140,21 @@ def run(key: tuple[Any, ...], launch: Launch, start: Callable[[Tiles], None]) ->
         key: what the kernels' speed depends on beside the launch.
         start: starts them; may be called any number of times.
     """
-    if not _tuning or torch.compiler.is_compiling():
+    if launch.traced:
         return start(launch.tiles())
-    if (key, launch) not in _tuned:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    with torch.cuda.device(launch.device) if launch.device.type == "cuda" else nullcontext():
+        if not _tuning:
             return start(launch.tiles())
-        _tuned[key, launch] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
-    return start(_tuned[key, launch])
+        if (key, launch) not in _tuned:
+            if launch.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return start(launch.tiles())
+            _tuned[key, launch] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
+        return start(_tuned[key, launch])
 
 
 def _seconds(start: Callable[[Tiles], None], tiles: Tiles, repeats: int = 5) -> float:
-    """The shortest of a few timed starts, after one to compile."""
+    """The shortest of a few timed starts, after one to compile; infinity if they don't fit."""
+    from triton.runtime.errors import OutOfResources
 
     def once() -> float:
         began = perf_counter()
@@ -148,7 +163,10 @@ def _seconds(start: Callable[[Tiles], None], tiles: Tiles, repeats: int = 5) -> 
             torch.cuda.synchronize()
         return perf_counter() - began
 
-    once()
+    try:
+        once()
+    except OutOfResources:  # of this GPU's shared memory, say
+        return math.inf
     return min(once() for _ in range(1 if interpreted() else repeats))
 
 

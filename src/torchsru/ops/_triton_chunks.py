@@ -13,7 +13,8 @@ from torchsru.ops._triton import Launch, Tiles
 def wrap(kernel: Any, launch: Launch, tiles: Tiles, chunks: int | None = None) -> Any:
     """The kernel on a grid of all channels and of all chunks, or of so many."""
     grid = (launch.programs(tiles.block), launch.chunks if chunks is None else chunks)
-    return wrap_triton(kernel)[grid]
+    # PyTorch's wrapper costs ten launches, and keeps what it has seen for ever
+    return (wrap_triton(kernel) if launch.traced else kernel)[grid]
 
 
 def maps(row: Tensor, launch: Launch, count: int) -> list[Tensor]:

@@ -61,6 +61,19 @@ def load_row(t, r, j, on, D, S: tl.constexpr, PRESENT: tl.constexpr, DEFAULT: tl
 
 
 @triton.jit
+def times(product, factor):
+    """product * factor, and 0 for a factor 0 even where the product has overflowed: what a chunk
+    makes of a state is lost then, not infinite."""
+    return tl.where(factor == 0.0, factor, product * factor)
+
+
+@triton.jit
+def moved_by(end, slope, by):
+    """end + slope * by, and end for by 0 even where the slope has overflowed."""
+    return tl.where(by == 0.0, end, end + slope * by)
+
+
+@triton.jit
 def chain(
     decays, ends, s0, starts, bounds, L, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_S0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
@@ -74,5 +87,5 @@ def chain(
     tl.store(starts + r * D + j, s, exists)
     for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES):
         at = ((n - 1) * R + r) * D + j
-        s = tl.load(decays + at, exists, 0) * s + tl.load(ends + at, exists, 0)
+        s = moved_by(tl.load(ends + at, exists, 0), tl.load(decays + at, exists, 0), s)
         tl.store(starts + at + R * D, s, exists)

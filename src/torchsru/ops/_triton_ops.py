@@ -8,7 +8,7 @@ Tracing    sees `torchsru::NAME_triton` and so on, which torch.compile and AOTIn
            the kernels become part of what they build, and no Python is left
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import Parameter, Signature
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.library import triton_op
 
+from torchsru.ops import _triton_kernels
 from torchsru.ops._library import Overload
 
 PARALLEL = {"triton": False, "triton_parallel": True, "triton_auto": None}
@@ -25,6 +26,7 @@ PARALLEL = {"triton": False, "triton_parallel": True, "triton_auto": None}
 def make_overloads(
     schemas: Mapping[str, str],
     launchers: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]],
+    kernels: Sequence[Any],
     train: tuple[Callable[..., None], Callable[..., Any]],
     double: tuple[Callable[..., None], Callable[..., Any]],
 ) -> dict[str, Overload]:
@@ -32,7 +34,8 @@ def make_overloads(
 
     Args:
         schemas: of forward, forward for training and backward, by name and in this order.
-        launchers: their functions; a last argument `parallel` is True, False, or None for either.
+        launchers: their functions, with the options `parallel` and `traced`.
+        kernels: all that they launch.
         train: set-up of the context and backward pass of forward for training; the latter is told
             the overload's name first.
         double: the same of the backward op.
@@ -41,18 +44,18 @@ def make_overloads(
     for suffix, parallel in PARALLEL.items():
         direct = [partial(launcher, parallel=parallel) for launcher in launchers]
         ops: list[Any] = []
-        for (name, schema), launcher in zip(schemas.items(), direct, strict=True):
-            ops.append(
-                triton_op(
-                    f"torchsru::{name}_{suffix}",
-                    _with_signature(launcher, schema),
-                    mutates_args=(),
-                )
-            )
+        for (name, schema), launcher in zip(schemas.items(), launchers, strict=True):
+            traced = partial(launcher, parallel=parallel, traced=True)
+            qualified = f"torchsru::{name}_{suffix}"
+            ops.append(triton_op(qualified, _with_signature(traced, schema), mutates_args=()))
+            # PyTorch's caches of compiled graphs go by the kernels' source
+            getattr(torch._library.triton, "triton_ops_to_kernels", {})[qualified] = [
+                *kernels,
+                _triton_kernels.chain,
+            ]
         for op, (set_up, backward) in ((ops[1], train), (ops[2], double)):
             op.register_autograd(partial(backward, suffix), setup_context=set_up)
-        traced = [op._opoverload for op in ops]
-        overloads[suffix] = Overload.of(suffix, *train, direct, traced)
+        overloads[suffix] = Overload.of(suffix, *train, direct, [op._opoverload for op in ops])
     return overloads
 
 

@@ -34,6 +34,14 @@ def scan(a: Tensor, b: Tensor, c0: Tensor, parallel: bool | None) -> Tensor:
             decay[:n] *= a[at]
             end[:n] = torch.addcmul(b[at], a[at], end[:n])
         last = chain(decay, end, c0)
+        sure = decay.isfinite().all(0)
+        if not sure.all():  # what has overflowed need not reach a state: one loop says
+            return torch.where(sure, _run(a, b, last, length), _run(a, b, c0[None], L))
+    return _run(a, b, last, length)
+
+
+def _run(a: Tensor, b: Tensor, last: Tensor, length: int) -> Tensor:
+    """c [L, ...] of chunks of `length` steps, each from its own first state in last [C, ...]."""
     c = torch.empty_like(b)
     for t in range(length):
         at = slice(t, None, length)

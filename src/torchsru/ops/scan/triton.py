@@ -12,8 +12,12 @@ from torchsru.ops._triton_kernels import MAPS, STEPS, WHOLE
 from torchsru.ops.scan import triton_kernels
 
 
-def forward(a, b, c0, mask, cu_seqlens, num_directions, parallel=None):
-    """Return c [L, B, D] and the last state [R, D]; parallel: in time, None: either."""
+def forward(a, b, c0, mask, cu_seqlens, num_directions, parallel=None, traced=False):
+    """Return c [L, B, D] and the last state [R, D].
+
+    parallel: in time; None: where that is worth while.
+    traced: whether PyTorch is to see the launches.
+    """
     a, b, c0, mask, cu_seqlens = contiguous([a, b, c0, mask, cu_seqlens])
     L, B, D = a.shape
     R = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
@@ -21,7 +25,7 @@ def forward(a, b, c0, mask, cu_seqlens, num_directions, parallel=None):
     c, c_last = a.new_empty(L, B, D), a.new_empty(R, D, dtype=S)
     if cu_seqlens is not None:
         check_bounds(cu_seqlens, L)
-    launch = Launch.of(a, R, num_directions, parallel)
+    launch = Launch.of(a, R, num_directions, parallel, traced)
     if launch.empty:
         return c, c_last
     options = {
@@ -46,7 +50,9 @@ def forward(a, b, c0, mask, cu_seqlens, num_directions, parallel=None):
     return c, c_last
 
 
-def backward(gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions, parallel=None):
+def backward(
+    gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions, parallel=None, traced=False
+):
     """Return the gradients of a, b and c0; of an absent c0 an empty tensor."""
     gc, gc_last, a, c0, mask, cu_seqlens, c = contiguous([gc, gc_last, a, c0, mask, cu_seqlens, c])
     L, B, D = a.shape
@@ -54,7 +60,7 @@ def backward(gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions, paralle
     S = state_dtype(a)
     ga, gb = a.new_empty(L, B, D), a.new_empty(L, B, D)
     gc0 = a.new_empty((R, D) if c0 is not None else (0,), dtype=S)
-    launch = Launch.of(a, R, num_directions, parallel)
+    launch = Launch.of(a, R, num_directions, parallel, traced)
     if launch.empty:
         return ga, gb, gc0
     options = {
@@ -82,3 +88,4 @@ def backward(gc, gc_last, a, b, c0, mask, cu_seqlens, c, num_directions, paralle
 
 #: Forward, forward for training, backward.
 LAUNCHERS = (forward, forward, backward)
+KERNELS = [triton_kernels.linear_forward, triton_kernels.linear_backward]

@@ -12,7 +12,7 @@ Check      tests/ops/test_triton.py, in Triton's interpreter and on a GPU
 import triton
 import triton.language as tl
 
-from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, place
+from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, place, times
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def linear_forward(
             on = lane < tl.where(tl.load(mask + t * B + batch) != 0, 0, d)
         a_t, b_t = tl.load(a + at, on, 1).to(S), tl.load(b + at, on, 0).to(S)
         c = a_t * c + b_t
-        decay *= a_t
+        decay = times(decay, a_t)
         if PASS != MAPS:
             tl.store(c_steps + at, c.to(c_steps.dtype.element_ty), exists)
     if PASS == MAPS:
@@ -76,7 +76,7 @@ def linear_backward(
         g = carried + tl.load(gc + at, exists, 0).to(S)
         a_t = tl.load(a + at, on, 1).to(S)
         carried = g * a_t
-        decay *= a_t
+        decay = times(decay, a_t)
         if PASS != MAPS:
             earlier = lane < tl.where(i < steps - 1, d, 0)
             c_prev = tl.where(earlier, tl.load(c_steps + at - step, earlier, 0).to(S), start)

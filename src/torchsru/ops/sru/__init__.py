@@ -18,7 +18,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import Overload, done_while_tracing, overload_for, register
+from torchsru.ops._library import LOADING, Overload, done_while_tracing, overload_for, register
 from torchsru.ops.sru import pytorch
 from torchsru.ops.sru.reference import sru_reference
 
@@ -302,12 +302,16 @@ def overload(name: str) -> Overload:
 @done_while_tracing
 def _load_triton() -> bool:
     """Import Triton's ops at the first call that needs them, and not before."""
-    if "triton" not in _OVERLOADS:
+    with LOADING:
+        if "triton" in _OVERLOADS:
+            return True
         from torchsru.ops import _triton_ops
         from torchsru.ops.sru import triton
 
         train, double = (_setup_train, _backward_train), (_setup_backward, _double_backward)
-        _OVERLOADS.update(_triton_ops.make_overloads(SCHEMAS, triton.LAUNCHERS, train, double))
+        _OVERLOADS.update(
+            _triton_ops.make_overloads(SCHEMAS, triton.LAUNCHERS, triton.KERNELS, train, double)
+        )
     return True
 
 

@@ -59,20 +59,30 @@ class Forget:
         v, s = self.v, c
         if self.contractive:
             v, s = v.clamp(-CONTRACTIVE_BOUND, CONTRACTIVE_BOUND), torch.tanh(c - self.z)
-        return torch.sigmoid(self.f_in + v * s), s, v
+        return torch.sigmoid(torch.addcmul(self.f_in, v, s)), s, v
 
     def next(self, c: Tensor) -> Tensor:
         """c_t = F_t(c_{t-1}), for every step that c covers."""
-        f, _, _ = self.gate(c)
-        c_new = f * c + (1 - f) * self.z
-        return c_new if self.pad is None else torch.where(self.pad, c, c_new)
+        return self._mix(c, self.gate(c)[0])
+
+    def next_and_slope(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """c_t and J_t."""
+        f, s, v = self.gate(c)
+        return self._mix(c, f), self._slope(c, f, s, v)[1]
 
     def derivatives(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """f, what its argument takes from the states before, dc_t / d argument, and J_t."""
         f, s, v = self.gate(c)
-        df = (c - self.z) * f * (1 - f)
-        J = f + df * v * (1 - s * s) if self.contractive else f + df * v
-        return f, s, df, J if self.pad is None else J.masked_fill(self.pad, 1)
+        return f, s, *self._slope(c, f, s, v)
+
+    def _mix(self, c: Tensor, f: Tensor) -> Tensor:
+        c_new = torch.lerp(self.z, c, f)  # f c + (1 - f) z
+        return c_new if self.pad is None else torch.where(self.pad, c, c_new)
+
+    def _slope(self, c: Tensor, f: Tensor, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        df = (c - self.z) * (f * (1 - f))
+        J = torch.addcmul(f, df, v * (1 - s * s) if self.contractive else v)
+        return df, J if self.pad is None else J.masked_fill(self.pad, 1)
 
     def run(self, c: Tensor) -> Tensor:
         """Every state [L, B, D] after c [B, D], step by step."""
@@ -91,6 +101,7 @@ def solve(
     Waits for the device, once an iteration.
 
     Args:
+        iterations: at least 1.
         length: steps a chunk; None: those of `cut`.
     """
     L = len(forget.z)
@@ -113,7 +124,8 @@ def solve(
             break
         first = [c0]
         for n in range(chunks - 1):
-            moved = torch.addcmul(end[n], slope[n], first[n] - starts[n])
+            by = first[n] - starts[n]
+            moved = torch.where(by == 0, end[n], end[n] + slope[n] * by)
             moved = torch.minimum(torch.maximum(moved, low[n]), high[n])
             first.append(torch.where(solved[n + 1], starts[n + 1], moved))
         starts = torch.stack(first)
@@ -137,7 +149,7 @@ def _guess(forget: Forget, c0: Tensor, length: int) -> tuple[Tensor, Tensor, Ten
         at = slice(t, None, length)  # step t of every chunk that has one
         n = len(z[at])
         decay[:n] *= f[at]
-        end[:n] = f[at] * end[:n] + (1 - f[at]) * z[at]
+        end[:n] = torch.lerp(z[at], end[:n], f[at])
         for bound, nearer, nothing in ((low, torch.minimum, 1), (high, torch.maximum, -1)):
             value = z[at] if pad is None else z[at].masked_fill(pad[at], nothing * float("inf"))
             bound[:n] = nearer(bound[:n], value)
@@ -147,16 +159,18 @@ def _guess(forget: Forget, c0: Tensor, length: int) -> tuple[Tensor, Tensor, Ten
 
 
 def _run(forget: Forget, starts: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Run every chunk from its first state: every state [L, B, D]; de_n / ds_n; the larger of
-    |c_{t-1}| and |u_t| at the last step [C, B, D]."""
+    """Run every chunk from its first state: every state [L, B, D]; de_n / ds_n; and of whole
+    chunks the larger of |c_{t-1}| and |u_t| at the last step [C, B, D]."""
     out = torch.empty_like(forget.z)
-    last, slope, scale = starts, torch.ones_like(starts), starts.abs()
+    last, slope, scale = starts, torch.ones_like(starts), torch.ones_like(starts)
     for t in range(length):
         step = forget.at(slice(t, None, length))
         n = len(step.z)
         c = last[:n]
-        slope[:n] *= step.derivatives(c)[3]
-        size = torch.maximum(c.abs(), step.z.abs())
-        scale[:n] = size if step.pad is None else torch.where(step.pad, c.abs(), size)
-        last = out[t::length] = step.next(c)
+        last, J = step.next_and_slope(c)
+        slope[:n] *= J
+        out[t::length] = last
+        if t == length - 1:
+            size = torch.maximum(c.abs(), step.z.abs())
+            scale[:n] = size if step.pad is None else torch.where(step.pad, c.abs(), size)
     return out, slope, scale

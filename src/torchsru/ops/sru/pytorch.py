@@ -5,7 +5,7 @@ Computes   eqs. (1)-(4) of arXiv 1709.02755: the states, a step of all rows and 
 Layout     u [L, B, k, D]; x, h, c [L, B, D]; v [2, D] or [L, B, 2, D]; b [2, D]; states [B, D]
 Precision  reads and writes the type of u; computes and carries c in the state's type
 Memory     keeps c of every step for the backward pass, computes the gates again
-Speed      six launches a step forward, one backward: it works everywhere, slowly
+Speed      three launches a step forward, one backward: it works everywhere, slowly
 Check      tests/ops/test_sru.py
 """
 

@@ -47,7 +47,7 @@ def _options(
     }
 
 
-def _forward(arguments, keep, parallel):
+def _forward(arguments, keep, parallel, traced):
     *tensors, num_directions, tanh, contractive, alpha = arguments
     tensors = contiguous(tensors)
     u, *_, cu_seqlens, _ = tensors
@@ -57,7 +57,7 @@ def _forward(arguments, keep, parallel):
     c = u.new_empty(L, B, D, dtype=S) if keep else None
     if cu_seqlens is not None:
         check_bounds(cu_seqlens, L)
-    launch = Launch.of(u, R, num_directions, parallel)
+    launch = Launch.of(u, R, num_directions, parallel, traced)
     if launch.empty:
         return h, c_last, c
     options = _options(tensors, num_directions, tanh, contractive, alpha)
@@ -112,14 +112,14 @@ def _solve(
     return starts
 
 
-def _backward(gh, gc_last, arguments, c, parallel):
+def _backward(gh, gc_last, arguments, c, parallel, traced):
     *tensors, num_directions, tanh, contractive, alpha = arguments
     gh, gc_last, c, *tensors = contiguous([gh, gc_last, c, *tensors])
     u, x, v, b, c0, _, cu_seqlens, out_mask = tensors
     L, B, _, D, R = _shape(u, cu_seqlens)
     S = state_dtype(u)
     v_varies = v is not None and v.dim() == 4
-    launch = Launch.of(u, R, num_directions, parallel)
+    launch = Launch.of(u, R, num_directions, parallel, traced)
 
     def like(t, dtype=S):
         return u.new_empty(t.shape if t is not None else (0,), dtype=dtype)
@@ -151,21 +151,30 @@ def _backward(gh, gc_last, arguments, c, parallel):
     return gu, gx, gv, gb, gc0, gm.sum(0)
 
 
-def forward(*arguments, parallel=None):
-    """Return h [L, B, D] and the last state [R, D]; parallel: in time, None: either."""
-    return _forward(arguments, False, parallel)[:2]  # no c of every step
+def forward(*arguments, parallel=None, traced=False):
+    """Return h [L, B, D] and the last state [R, D].
+
+    parallel: in time; None: where that is worth while.
+    traced: whether PyTorch is to see the launches.
+    """
+    return _forward(arguments, False, parallel, traced)[:2]  # no c of every step
 
 
-def forward_train(*arguments, parallel=None):
+def forward_train(*arguments, parallel=None, traced=False):
     """The same, and c of every step [L, B, D]."""
-    return _forward(arguments, True, parallel)
+    return _forward(arguments, True, parallel, traced)
 
 
-def backward(gh, gc_last, *arguments, parallel=None):
+def backward(gh, gc_last, *arguments, parallel=None, traced=False):
     """Return the gradients of u, x, v, b, c0, out_mask; of an absent input an empty tensor."""
     *tensors, c, num_directions, tanh, contractive, alpha = arguments
-    return _backward(gh, gc_last, (*tensors, num_directions, tanh, contractive, alpha), c, parallel)
+    arguments = (*tensors, num_directions, tanh, contractive, alpha)
+    return _backward(gh, gc_last, arguments, c, parallel, traced)
 
 
 #: Forward, forward for training, backward: called as they are in eager mode.
 LAUNCHERS = (forward, forward_train, backward)
+KERNELS = [
+    *(triton_kernels.sru_forward, triton_kernels.sru_backward, triton_kernels.sru_guess),
+    *(triton_kernels.sru_run, triton_kernels.sru_newton, triton_kernels.sru_finish),
+]

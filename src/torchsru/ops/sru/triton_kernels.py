@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from torchsru.ops._parallel import TOLERANCE
-from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, place
+from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, moved_by, place, times
 from torchsru.ops.sru.reference import CONTRACTIVE_BOUND
 
 _BOUND = tl.constexpr(CONTRACTIVE_BOUND)
@@ -83,7 +83,8 @@ def forget(c, z, f_in, v_f, CONTRACTIVE: tl.constexpr):
     """(1): f, what its argument takes from the state, and the weight of that."""
     s = c
     if CONTRACTIVE:
-        v_f = tl.minimum(tl.maximum(v_f, -_BOUND), _BOUND)
+        clipped = tl.minimum(tl.maximum(v_f, -_BOUND), _BOUND)
+        v_f = tl.where(v_f == v_f, clipped, v_f)  # NaN stays
         s = tanh(c - z)
     return sigmoid(f_in + v_f * s), s, v_f
 
@@ -224,8 +225,9 @@ def sru_run(
     begin, end, n, at_chunk, chunks = chunk(r, steps, R, D, length, MAPS)
     exists = lane < d
     count = tl.load(solved + r * D + j, exists, 2147483647)
-    run = lane < tl.where((tl.min(count, 0) - 1 <= n) & (n < chunks), d, 0)
-    end = tl.where(tl.min(count, 0) - 1 <= n, end, begin)
+    wanted = (tl.min(count, 0) - 1 <= n) & (n < chunks - 1)  # nobody asks how the last one ends
+    run = lane < tl.where(wanted, d, 0)
+    end = tl.where(wanted, end, begin)
     v_f, _ = load_weights(v, j, exists, D, S, V == 1)
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c, product = tl.load(starts + at_chunk + j, run, 0), tl.full(j.shape, 1.0, S)
@@ -247,7 +249,7 @@ def sru_run(
             J = tl.where(padding, 1.0, J)
             c_new = tl.where(padding, c, c_new)
         c = c_new
-        product *= J
+        product = times(product, J)
     at = at_chunk + j
     tl.store(ends + at, c, run)
     tl.store(slopes + at, product, run)
@@ -279,7 +281,7 @@ def sru_newton(
         start = tl.load(starts + at + R * D, exists, 0)
         near = tl.abs(start - end) <= _TOLERANCE * EPS * tl.load(scales + at, exists, 0)
         count += tl.where(near & (count == n), 1, 0)
-        moved = end + tl.load(slopes + at, exists, 0) * (after - before)
+        moved = moved_by(end, tl.load(slopes + at, exists, 0), after - before)
         moved = tl.minimum(tl.maximum(moved, least), most)
         before = start
         after = tl.where(count > n, start, moved)
@@ -401,7 +403,7 @@ def sru_backward(
             gv_f, gv_r = tl.where(padding, 0.0, gv_f), tl.where(padding, 0.0, gv_r)
             g_x, gm_t = tl.where(padding, 0.0, g_x), tl.where(padding, 0.0, gm_t)
         carried = before_it
-        decay *= J
+        decay = times(decay, J)
         c = c_prev
 
         if PASS != MAPS:
