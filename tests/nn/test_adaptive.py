@@ -1,6 +1,7 @@
 """Adaptive input and softmax against a softmax over all symbols, written out."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -216,6 +217,21 @@ def test_impossible_values_are_refused_by_name(arguments, message):
     for kind in (AdaptiveEmbedding, AdaptiveSoftmax):
         with pytest.raises(ValueError, match=message):
             kind(*arguments)
+
+
+def test_the_loss_for_estimates_is_that_of_first_symbols_in_zipfs_shares():
+    embedding, softmax, tied = make()
+    h = draw()[0]
+    bounds, n = softmax.clusters.bounds, L * B
+    shares = [n, *(round(n * math.log(b / a) / math.log(V)) for a, b in ((5, 12), (12, 30)))]
+    rows, by_hand = h.flatten(0, 1), 0
+    for i, count in enumerate(shares):
+        first = softmax(rows[:count], tied)[:, bounds[i]]
+        if i:  # of its cluster alone
+            scores = torch.stack([log_softmax(embedding, softmax, row) for row in rows[:count]])
+            first = first - scores[:, bounds[i] : bounds[i + 1]].logsumexp(-1)
+        by_hand -= first.sum()
+    torch.testing.assert_close(softmax.zipf_nats(h, tied), by_hand / n)
 
 
 def test_the_embedding_belongs_to_tied_calls_alone():

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from torchsru.data import DataError, TextData, load_corpus
+from torchsru.data.prepare import expected_symbols
 from torchsru.data.published import PUBLISHED
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, from_json, get_recipe, to_json
@@ -22,6 +24,7 @@ from torchsru.recipes.run import (
 from torchsru.train import RunError
 from torchsru.train.checkpoint import summary
 from torchsru.train.log import read_log
+from torchsru.train.schedule import learning_rate
 
 NAMES = [name for name in find_recipes() if not name.endswith("_debug")]
 
@@ -34,7 +37,7 @@ def scores(model):
 
 
 def test_every_recipe_has_a_debug_twin():
-    assert len(NAMES) >= 2  # an empty list would pass in silence
+    assert len(NAMES) >= 13  # an empty list would pass in silence
     assert [name for name in NAMES if name + "_debug" not in find_recipes()] == []
 
 
@@ -57,6 +60,46 @@ def test_debug_twins_loss_falls_and_the_run_can_be_opened(tmp_path, name):
     about = json.loads((folder / "recipe.json").read_text())
     assert about["recipe"]["training"]["seed"] == 0
     assert about["environment"].keys() == {"machine", "versions", "commit", "dirty"}
+
+
+MILLIONS = {  # parameters, as published
+    "enwik8-sru": 37,
+    "enwik8-sru-47m": 47,
+    "enwik8-sru-49m": 49,
+    "enwik8-srupp-base": 108,
+    "enwik8-srupp-large": 191,
+    "enwik8-srupp-k5": 98,
+    "enwik8-transformer-xl": 41,
+    "wikitext-103-srupp-base": 148,
+    "wikitext-103-srupp-large": 232,
+    "billion-word-srupp-base": 328,
+    "billion-word-srupp-large": 465,
+    "ptb-sru": 24,
+}
+
+
+def test_the_papers_recipes_have_the_papers_sizes():
+    assert MILLIONS.keys() == {n for n in NAMES if get_recipe(n).data.source != "text"}
+    for name, millions in MILLIONS.items():
+        recipe = get_recipe(name)
+        with torch.device("meta"):
+            model = LanguageModel(recipe.model, expected_symbols(recipe.data))
+        found = sum(p.numel() for p in model.parameters()) / 1e6
+        assert abs(found - millions) <= 0.6, f"{name}: {found:.1f}M"
+
+
+def test_the_rates_are_the_published_schedules():
+    sru = get_recipe("enwik8-sru").training
+    for step in (1, 5_000, 31_999, 32_000, 200_000):
+        noam = 3 / math.sqrt(1152) * min(step**-0.5, step * 32_000**-1.5)
+        assert learning_rate(sru, (step - 1) / sru.steps) == pytest.approx(noam, rel=1e-6)
+    srupp = get_recipe("enwik8-srupp-base").training
+    assert learning_rate(srupp, 15_999 / 400_000) == pytest.approx(3e-4)
+    ptb = get_recipe("ptb-sru").training
+    epoch = ptb.steps / 300
+    for epochs, decayed in ((100, 0), (175, 0), (176, 1), (299, 124)):
+        rate = learning_rate(ptb, epochs * epoch / ptb.steps)
+        assert rate == pytest.approx(0.98**decayed, rel=1e-6)
 
 
 def test_the_lstm_has_as_many_parameters_as_the_sru():

@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from torchsru.cli import Refused
 from torchsru.cli.arguments import add_recipe_options, make_parser, parse, recipe_from
+from torchsru.data.prepare import expected_symbols
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, get_recipe
 from torchsru.recipes.run import open_run
@@ -67,10 +67,9 @@ def estimate_recipe(recipe: LanguageModelRecipe, devices: int) -> Estimate:
 
     def loss(model, state):
         x = torch.zeros(data.unroll, data.batch // parts, dtype=torch.int64)
-        logits, state = model(x, state)
-        return cross_entropy(logits.flatten(0, 1), x.flatten()), state
+        return model.zipf_nats(x, state)
 
-    make_model = partial(LanguageModel, recipe.model)
+    make_model = partial(LanguageModel, recipe.model, expected_symbols(data))
     precision = "bfloat16" if training.precision == "auto" else training.precision
     return estimate(make_model, loss, training, precision=precision, devices=devices)
 

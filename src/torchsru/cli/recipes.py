@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     name = parse(parser, argv).name
     if name is None:
         for known in find_recipes():
-            print(f"{known:<26} {(RECIPES[known].__doc__ or '').splitlines()[0]}")
+            print(f"{known:<32} {(RECIPES[known].__doc__ or '').splitlines()[0]}")
         return 0
     try:
         recipe = get_recipe(name)

@@ -43,6 +43,28 @@ SUBWORDS = 8192  # symbols, where the recipe names no number
 VOCABULARY, COUNTS = "vocabulary.json", "counts.json"
 
 
+def kind_of(data: TextData) -> str:
+    """The vocabulary that "auto" stands for."""
+    if data.vocabulary != "auto":
+        return data.vocabulary
+    return PUBLISHED[data.source].vocabulary if data.source in PUBLISHED else "bytes"
+
+
+def expected_symbols(data: TextData) -> int:
+    """How many symbols the data will have, without reading them.
+
+    Raises: ValueError if that depends on what they hold.
+    """
+    spec, kind = PUBLISHED.get(data.source), kind_of(data)
+    if data.vocabulary_size:
+        return data.vocabulary_size
+    if spec and kind == spec.vocabulary and (size := spec.vocabulary_size or spec.about):
+        return size
+    if kind in ("bytes", "subwords"):
+        return 256 if kind == "bytes" else SUBWORDS
+    raise ValueError(f"data.vocabulary_size must be given to know the {kind} of unread data, got 0")
+
+
 def prepare(data: TextData, texts: Texts, name: str) -> Corpus:
     """These texts in symbols, from the cache; put there first if need be.
 
@@ -54,10 +76,7 @@ def prepare(data: TextData, texts: Texts, name: str) -> Corpus:
     Raises: DataError if a text can't be read, is not the published one, or holds what its
         vocabulary can't name; if the cache can't be written.
     """
-    spec = PUBLISHED.get(data.source)
-    kind = data.vocabulary
-    if kind == "auto":
-        kind = spec.vocabulary if spec else "bytes"
+    spec, kind = PUBLISHED.get(data.source), kind_of(data)
     word_list: Sequence[Text] = []
     if spec and kind == "words" and not data.vocabulary_size:
         word_list = published.find_word_list(data.source, data.paths)

@@ -43,6 +43,8 @@ class Published:
     """{split: its words}."""
     vocabulary_size: int = 0
     """Symbols of the papers' vocabulary; 0: not known."""
+    about: int = 0
+    """About as many, for estimates alone."""
     eos: str = "<eos>"
     unk: str = "<unk>"
     word_list: str = ""
@@ -112,6 +114,7 @@ PUBLISHED: dict[str, Published] = {
         files={"train": _BILLION_TRAIN, "valid": _BILLION_HELD, "test": _BILLION_HELD},
         folders=("1-billion-word-language-modeling-benchmark-r13output",),
         tokens={"valid": 159_658, "test": 159_658},
+        about=793_000,
         eos="<S>",
         unk="<UNK>",
         word_list="1b_word_vocab.txt",

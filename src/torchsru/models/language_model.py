@@ -60,6 +60,8 @@ class LanguageModelConfig:
     """E, features of the embedding, with cutoffs of the most frequent symbols; 0: the width."""
     embedding_dropout: float | None = None
     """After the embedding; None: as dropout."""
+    output_dropout: float | None = None
+    """Before the output; None: as dropout."""
     tie: bool = False
     """The output uses the embedding's table."""
     tie_projections: bool = True
@@ -146,11 +148,12 @@ class LanguageModelConfig:
             if (inner := self.projection or self.width // 4) % self.heads:
                 raise ValueError(f"heads must divide projection = {inner}, got {self.heads}")
         if self.rnn == "transformer-xl":
-            if self.embedding_dropout is not None:
-                raise ValueError(
-                    "embedding_dropout must be None with 'transformer-xl', which has its own "
-                    f"places of dropout, got {self.embedding_dropout}"
-                )
+            for name in ("embedding_dropout", "output_dropout"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(
+                        f"{name} must be None with 'transformer-xl', which has its own places of "
+                        f"dropout, got {value}"
+                    )
             if self.width % 2:
                 raise ValueError(f"width must be even for 'transformer-xl', got {self.width}")
             if not self.head_size and self.width % self.heads:
@@ -161,7 +164,7 @@ class LanguageModelConfig:
 UNSET_BEFORE = {"highway_bias": 0.0}
 DROPOUTS = (
     *("dropout", "state_dropout", "input_dropout", "attention_dropout"),
-    "embedding_dropout",
+    *("embedding_dropout", "output_dropout"),
 )
 
 
@@ -228,7 +231,7 @@ class LanguageModel(nn.Module):
             self.rnn = build_rnn(c, features)
             self.output = nn.Linear(c.width, V)
         dropout = 0.0 if c.rnn == "transformer-xl" else c.dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout if c.output_dropout is None else c.output_dropout)
         self.embedding_dropout = nn.Dropout(
             dropout if c.embedding_dropout is None else c.embedding_dropout
         )
@@ -259,6 +262,14 @@ class LanguageModel(nn.Module):
         """
         nats, state = self(x, state, y, ignore_index)
         return nats, state
+
+    def zipf_nats(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Mean loss [] of x [L, B] if it followed Zipf's law: for estimates, see `nn.adaptive`."""
+        if not isinstance(self.output, AdaptiveSoftmax):
+            nats, state = self(x, state, x)
+            return nats.mean(), state
+        h_LBD, state = self.hidden(x, state)
+        return self.output.zipf_nats(h_LBD, *self._tied()), state
 
     def hidden(
         self, x: Tensor, state: Any = None, mask: Tensor | None = None

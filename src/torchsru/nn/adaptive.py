@@ -274,6 +274,27 @@ class AdaptiveSoftmax(nn.Module):
             nats = nats.index_add(0, inside, more)
         return nats.view(shape)
 
+    def zipf_nats(self, h: Tensor, embedding: AdaptiveEmbedding | None = None) -> Tensor:
+        """Mean loss of targets that fall into the clusters as Zipf's law has it, each the first
+        symbol of its cluster: what `nats` costs, with shapes that depend on no data.
+
+        Args:
+            h: [..., W].
+            embedding: as in `forward`.
+
+        Returns: [], in nats.
+        """
+        h, bounds = h.flatten(0, -2), self.clusters.bounds
+        total = h.new_zeros(())
+        for i, (start, end) in enumerate(pairwise(bounds)):
+            share = 1.0 if i == 0 else math.log(end / start) / math.log(bounds[-1])
+            rows = h[: max(1, round(share * len(h)))]
+            place = torch.zeros(len(rows), dtype=torch.int64, device=h.device)
+            total = total + F.cross_entropy(
+                self._scores(i, rows, embedding), place, reduction="sum"
+            )
+        return total / len(h)
+
     def _scores(self, i: int, h: Tensor, embedding: AdaptiveEmbedding | None) -> Tensor:
         """Scores [..., V_i] of cluster i's symbols, and in the first one of the other clusters."""
         if self.tie != (embedding is not None):

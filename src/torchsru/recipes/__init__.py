@@ -2,15 +2,41 @@
 
 from collections.abc import Callable
 
-from torchsru.recipes import python_bytes
+from torchsru.recipes import billion_word, enwik8, ptb, python_bytes, wikitext103
 from torchsru.recipes.base import LanguageModelRecipe, from_json, to_json
+from torchsru.recipes.debug import debug
 
-RECIPES: dict[str, Callable[[], LanguageModelRecipe]] = {
+Make = Callable[[], LanguageModelRecipe]
+
+NAMED: dict[str, Make] = {
     "python-bytes": python_bytes.python_bytes,
-    "python-bytes_debug": python_bytes.python_bytes_debug,
     "python-bytes-lstm": python_bytes.python_bytes_lstm,
-    "python-bytes-lstm_debug": python_bytes.python_bytes_lstm_debug,
+    "enwik8-sru": enwik8.enwik8_sru,
+    "enwik8-sru-47m": enwik8.enwik8_sru_47m,
+    "enwik8-sru-49m": enwik8.enwik8_sru_49m,
+    "enwik8-srupp-base": enwik8.enwik8_srupp_base,
+    "enwik8-srupp-large": enwik8.enwik8_srupp_large,
+    "enwik8-srupp-k5": enwik8.enwik8_srupp_k5,
+    "enwik8-transformer-xl": enwik8.enwik8_transformer_xl,
+    "wikitext-103-srupp-base": wikitext103.wikitext103_srupp_base,
+    "wikitext-103-srupp-large": wikitext103.wikitext103_srupp_large,
+    "billion-word-srupp-base": billion_word.billion_word_srupp_base,
+    "billion-word-srupp-large": billion_word.billion_word_srupp_large,
+    "ptb-sru": ptb.ptb_sru,
 }
+
+
+def _twin(make: Make) -> Make:
+    def make_debug() -> LanguageModelRecipe:
+        return debug(make())
+
+    said = (make.__doc__ or "").splitlines()[0]
+    make_debug.__doc__ = f"In seconds, small: {said}"
+    return make_debug
+
+
+#: Every recipe, and its twin for tests, its name with "_debug".
+RECIPES: dict[str, Make] = NAMED | {f"{name}_debug": _twin(make) for name, make in NAMED.items()}
 
 
 def find_recipes() -> list[str]:

@@ -25,25 +25,3 @@ def python_bytes_lstm() -> LanguageModelRecipe:
         model=replace(sru.model, rnn="lstm", width=308, layers=1),
         training=replace(sru.training, lr=3.5e-3),
     )
-
-
-def debug(recipe: LanguageModelRecipe) -> LanguageModelRecipe:
-    """The same code in seconds: a small model, few steps."""
-    return replace(
-        recipe,
-        model=replace(recipe.model, width=32, layers=2),
-        data=replace(recipe.data, unroll=16, batch=4, eval_tokens=2048, eval_batch=4),
-        training=replace(
-            recipe.training, lr=1e-2, steps=60, seconds=None, evaluations=2, checkpoints=2
-        ),
-    )
-
-
-def python_bytes_debug() -> LanguageModelRecipe:
-    """python-bytes in seconds."""
-    return debug(python_bytes())
-
-
-def python_bytes_lstm_debug() -> LanguageModelRecipe:
-    """python-bytes-lstm in seconds."""
-    return debug(python_bytes_lstm())
