@@ -37,7 +37,7 @@ def scores(model):
 
 
 def test_every_recipe_has_a_debug_twin():
-    assert len(NAMES) >= 13  # an empty list would pass in silence
+    assert len(NAMES) >= 22  # an empty list would pass in silence
     assert [name for name in NAMES if name + "_debug" not in find_recipes()] == []
 
 
@@ -86,6 +86,19 @@ def test_the_papers_recipes_have_the_papers_sizes():
             model = LanguageModel(recipe.model, expected_symbols(recipe.data))
         found = sum(p.numel() for p in model.parameters()) / 1e6
         assert abs(found - millions) <= 0.6, f"{name}: {found:.1f}M"
+
+
+def test_the_four_million_are_four_million_and_differ_in_layers_and_rate_alone():
+    recipes = {n: get_recipe(n) for n in NAMES if n.startswith("python-4m-")}
+    assert len(recipes) == 8
+    first = recipes["python-4m-sru"]
+    for name, recipe in recipes.items():
+        with torch.device("meta"):
+            model = LanguageModel(recipe.model)
+        found = sum(p.numel() for p in model.parameters())
+        assert abs(found / 4e6 - 1) <= 0.02, f"{name}: {found:,}"
+        assert recipe.data == first.data
+        assert replace(recipe.training, lr=0.1) == replace(first.training, lr=0.1)
 
 
 def test_the_rates_are_the_published_schedules():

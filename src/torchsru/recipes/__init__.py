@@ -2,7 +2,14 @@
 
 from collections.abc import Callable
 
-from torchsru.recipes import billion_word, enwik8, ptb, python_bytes, wikitext103
+from torchsru.recipes import (
+    billion_word,
+    enwik8,
+    ptb,
+    python_4m,
+    python_bytes,
+    wikitext103,
+)
 from torchsru.recipes.base import LanguageModelRecipe, from_json, to_json
 from torchsru.recipes.debug import debug
 
@@ -23,6 +30,7 @@ NAMED: dict[str, Make] = {
     "billion-word-srupp-base": billion_word.billion_word_srupp_base,
     "billion-word-srupp-large": billion_word.billion_word_srupp_large,
     "ptb-sru": ptb.ptb_sru,
+    **python_4m.RECIPES,
 }
 
 

@@ -26,6 +26,7 @@ def debug(recipe: LanguageModelRecipe) -> LanguageModelRecipe:
             heads=min(model.heads, 2),
             memory=32 if attends else model.memory,
             attention_every=min(model.attention_every, 2),
+            attention_last=None if model.attention_last is None else 1,
             dropout=min(model.dropout, 0.1),
             output_dropout=None,
             embedding_dropout=None,

@@ -1,0 +1,57 @@
+"""Byte language models of four million parameters within 2 %, on the running Python's own sources.
+
+One shape of data, one budget, one loop: what differs is the stack of layers and the learning rate.
+results/python_4m.py tunes the rates with as many trials each, and runs them beside each other.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torchsru.data import TextData
+from torchsru.models import LanguageModelConfig
+from torchsru.recipes.base import LanguageModelRecipe
+from torchsru.train.config import Training
+
+#: name: what it is, the learning rate, the model's fields
+MODELS: dict[str, tuple[str, float, dict[str, Any]]] = {
+    "sru": ("SRU, 4 layers of 552", 2e-3, {"rnn": "sru", "width": 552, "layers": 4}),
+    "srupp": ("SRU++, 4 layers of 888", 2e-3, {"rnn": "srupp", "width": 888, "layers": 4}),
+    "srupp-k2": (
+        "SRU++, 4 layers of 912, attention in every second",
+        2e-3,
+        {"rnn": "srupp", "width": 912, "layers": 4, "attention_every": 2},
+    ),
+    "srupp-last": (
+        "SRU++, 4 layers of 920, attention in the last alone",
+        2e-3,
+        {"rnn": "srupp", "width": 920, "layers": 4, "attention_last": 1},
+    ),
+    "lstm": ("LSTM, 1 layer of 672", 2e-3, {"rnn": "lstm", "width": 672, "layers": 1}),
+    "gru": ("GRU, 1 layer of 776", 2e-3, {"rnn": "gru", "width": 776, "layers": 1}),
+    "qrnn": ("QRNN, 4 layers of 552", 2e-3, {"rnn": "qrnn", "width": 552, "layers": 4}),
+    "transformer-xl": (
+        "Transformer-XL, 4 layers of 272",
+        1e-3,
+        {"rnn": "transformer-xl", "width": 272, "layers": 4, "heads": 4},
+    ),
+}
+ATTENTIVE = ("srupp", "transformer-xl")
+
+
+def _make(said: str, lr: float, fields: dict[str, Any]) -> LanguageModelRecipe:
+    memory = {"memory": 128} if fields["rnn"] in ATTENTIVE else {}
+    return LanguageModelRecipe(
+        model=LanguageModelConfig(**fields, **memory),
+        data=TextData(unroll=128, batch=16),
+        training=Training(lr=lr, embedding_lr=3.0, seconds=180, evaluations=8, checkpoints=1),
+    )
+
+
+def _named(said: str, lr: float, fields: dict[str, Any]) -> Callable[[], LanguageModelRecipe]:
+    make = partial(_make, said, lr, fields)
+    make.__doc__ = f"{said}: 4M parameters, 180 s of training."
+    return make
+
+
+RECIPES = {f"python-4m-{name}": _named(*about) for name, about in MODELS.items()}
