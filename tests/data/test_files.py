@@ -180,3 +180,13 @@ def test_symbols_that_are_not_bytes_are_not_cut(tmp_path, text, held):
     files = module.read_files((str(tmp_path / "text"),))
     assert files.split(0.2, b"\n")[1] == held.encode()
     assert files.split(0.2, module.NUL)[1] == text.encode()[-(len(text.encode()) // 5) :]
+
+
+def test_the_librarys_copies_stay_and_those_among_packages_go(tmp_path, monkeypatch):
+    """A file less moves every file behind it between what is trained on and what is held out."""
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.py").write_text("the same")
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(module.site, "getsitepackages", list)
+    assert len(module.python_sources().texts) == 3
+    assert len(module.python_sources(packages=True).texts) == 1

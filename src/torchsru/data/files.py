@@ -109,15 +109,19 @@ def python_sources(utf8: bool = False, packages: bool = False) -> Files:
         )
     name = "Python standard library" + (" and packages" if packages else "")
     texts = [read(path) for path in found.values()]
-    return checked(name, [text for text in texts if not utf8 or is_utf8(text)])
+    texts = [text for text in texts if not utf8 or is_utf8(text)]
+    # the library's few copies are empty or tiny; without them other files would be held out than
+    # those that earlier runs and results count
+    return checked(name, texts, distinct=packages)
 
 
-def checked(name: str, texts: Iterable[bytes]) -> Files:
-    """Of equal texts the first counts. Raises DataError if all are empty."""
-    different = list(dict.fromkeys(texts))
-    if not any(different):
+def checked(name: str, texts: Iterable[bytes], distinct: bool = True) -> Files:
+    """The files of a corpus; of equal ones the first, if `distinct`. Raises DataError if all are
+    empty."""
+    kept = list(dict.fromkeys(texts) if distinct else texts)
+    if not any(kept):
         raise DataError(f"no bytes to train on in {name}")
-    return Files(name, different)
+    return Files(name, kept)
 
 
 def is_utf8(text: bytes) -> bool:
