@@ -21,7 +21,7 @@ ENOUGH = 2**19
 
 #: backend: (most states, fewest steps) for which "auto" computes in parallel, as measured by
 #: results/parallel.py; None: not measured, never.
-WORTH = {"torch": (64, 1024), "triton": None}
+WORTH = {"torch": (512, 1024), "triton": None}
 
 
 def cut(L: int, states: int) -> tuple[int, int]:
