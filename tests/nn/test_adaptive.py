@@ -66,6 +66,7 @@ def check(parts, **options):
     want = torch.stack([log_softmax(embedding, softmax, x, **options) for x in h.flatten(0, 1)])
     want = want.view(L, B, V)
     got = softmax(h, tied)
+    got = got if softmax.clusters.bounds[1:-1] else got.log_softmax(-1)  # of one cluster: scores
     torch.testing.assert_close(got, want)
     y[0] = 7 if softmax.clusters.bounds[1:-1] else y[0]  # no row for the last cluster there
     y[1, 1] = -1
@@ -79,6 +80,24 @@ def check(parts, **options):
         for t in (nats, picked)
     ]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("ignored", [-100, 3, CUTOFFS[0], CUTOFFS[1], V - 1, 6])
+def test_an_ignored_symbol_of_any_cluster_counts_nothing_and_moves_no_other(ignored):
+    """5 and 6 are also the places, in the head, of the other clusters."""
+    _, softmax, tied = make()
+    h, y = draw()
+    y[0], y[1, 0] = torch.tensor([ignored, CUTOFFS[0], CUTOFFS[1] - 1, V - 2]), 0
+    want = -softmax(h, tied).gather(-1, y.clamp(min=0)[..., None])[..., 0]
+    got = softmax.nats(h, y, tied, ignore_index=ignored)
+    torch.testing.assert_close(got, want.masked_fill(y == ignored, 0))
+
+
+@pytest.mark.parametrize("symbol", [-1, V])
+def test_symbols_of_no_cluster_are_refused(symbol):
+    embedding, _, _ = make()
+    with pytest.raises(IndexError):
+        embedding(torch.tensor([2, symbol]))
 
 
 @pytest.mark.parametrize("tie", TIES)

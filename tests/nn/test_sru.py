@@ -132,6 +132,18 @@ def test_mask_equals_packed_sequence():
     close((h, c), (pad_packed_sequence(packed)[0], c_packed))
 
 
+@pytest.mark.parametrize("options", [{}, {"layer_norm": "pre"}, {"projection_size": 3}])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_what_stands_at_padding_reaches_no_gradient(options, poison):
+    rnn, mask = SRU(5, 6, 2, **options), torch.zeros(7, 3, dtype=torch.bool)
+    mask[4:, 1] = mask[2, 2] = True
+    x = torch.randn(7, 3, 5).masked_fill(mask[:, :, None], poison).requires_grad_()
+    h, c = rnn(x, mask=mask)
+    grads = torch.autograd.grad(h.sum() + c.sum(), [x, *rnn.parameters()])
+    assert all(t.isfinite().all() for t in (h, c, *grads))
+    assert not grads[0][mask].any()
+
+
 def test_post_norm_leaves_padding_at_zero():
     sru = SRU(I, D, 2, layer_norm="post")
     for layer in sru.layers:

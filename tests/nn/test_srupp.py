@@ -430,10 +430,17 @@ def test_packed_sequences_equal_one_by_one(train):
         close((h[: lengths[i], i], row(end, i)), rnn(x, row(state, i)))
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bidirectional": True, "memory_length": 0},
+        {"attention_every_n_layers": 2},
+        {"attention_last_n_layers": 1},
+    ],
+)
 @both_modes
-def test_what_stands_at_padding_reaches_nothing(train, bidirectional):
-    options = {"bidirectional": True, "memory_length": 0} if bidirectional else {}
+def test_what_stands_at_padding_reaches_nothing(train, options):
     rnn, mask = make(**options).train(train), make_mask(L, B)
     x = draw(L, B, I).masked_fill(mask[:, :, None], float("nan")).requires_grad_()
     h, end = rnn(x, mask=mask)

@@ -88,6 +88,36 @@ def test_the_papers_recipes_have_the_papers_sizes():
         assert abs(found - millions) <= 0.6, f"{name}: {found:.1f}M"
 
 
+def test_the_papers_recipes_are_evaluated_in_one_stream_and_drop_where_the_scripts_do():
+    for name in MILLIONS:
+        assert get_recipe(name).data.eval_batch == 1, name
+    for name, p in (("enwik8-sru", 0.2), ("enwik8-sru-47m", 0.3), ("enwik8-sru-49m", 0.3)):
+        model = LanguageModel(get_recipe(name + "_debug").model)
+        assert model.rnn.dropout == 0  # nothing between layers
+        config = get_recipe(name).model
+        found = config.embedding_dropout, config.state_dropout, config.output_dropout
+        assert (config.dropout, *found) == (0, p, p, p)
+    ptb = get_recipe("ptb-sru").model
+    assert (ptb.dropout, ptb.state_dropout, ptb.input_dropout) == (0, 0.2, 0.2)
+    assert ptb.embedding_dropout == ptb.output_dropout == 0.7
+
+
+def test_a_step_of_ptb_is_the_scripts():
+    """Its loss: summed over the 35 steps, a mean over the rows; then lr 1, clip 5."""
+    training = get_recipe("ptb-sru").training
+    for scale in (1e-3, 10.0):  # below and above the clip
+        w = torch.ones(4, dtype=torch.float64, requires_grad=True)
+        x = scale * torch.randn(35, 32, 4, dtype=torch.float64, generator=torch.manual_seed(0))
+        ours, script = w.detach().clone().requires_grad_(), w
+        (x * script).sum((0, 2)).mean().backward()
+        torch.nn.utils.clip_grad_norm_([script], 5.0)
+        expected = script.detach() - script.grad
+        (x * ours).sum(2).mean().backward()
+        torch.nn.utils.clip_grad_norm_([ours], training.clip)
+        got = ours.detach() - training.lr * ours.grad
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_the_four_million_are_four_million_and_differ_in_layers_and_rate_alone():
     recipes = {n: get_recipe(n) for n in NAMES if n.startswith("python-4m-")}
     assert len(recipes) == 8
@@ -112,7 +142,7 @@ def test_the_rates_are_the_published_schedules():
     epoch = ptb.steps / 300
     for epochs, decayed in ((100, 0), (175, 0), (176, 1), (299, 124)):
         rate = learning_rate(ptb, epochs * epoch / ptb.steps)
-        assert rate == pytest.approx(0.98**decayed, rel=1e-6)
+        assert rate == pytest.approx(35 * 0.98**decayed, rel=1e-6)
 
 
 def test_the_lstm_has_as_many_parameters_as_the_sru():

@@ -247,7 +247,7 @@ class LanguageModel(nn.Module):
             y: [L, B] int64, what follows each symbol of x.
             ignore_index: value of targets that count for nothing.
 
-        Returns: without y, logits [L, B, V] (log-probabilities if tied or with cutoffs); with it,
+        Returns: without y, logits [L, B, V] (log-probabilities with cutoffs); with it,
             nats [L, B], float32 at least, 0 at targets to ignore; and the state.
         """
         h_LBD, state = self.hidden(x, state)

@@ -137,7 +137,11 @@ class AdaptiveEmbedding(nn.Module):
         found = []
         for i, table in enumerate(self.tables):
             start, end = self.clusters.bounds[i : i + 2]
-            rows = table(x if len(self.tables) == 1 else (x - start).clamp(0, end - start - 1))
+            # clamped towards the other clusters alone: a symbol of none is the table's to refuse
+            place = x - start
+            place = place if i == 0 else place.clamp(min=0)
+            place = place if i == len(self.tables) - 1 else place.clamp(max=end - start - 1)
+            rows = table(place)
             if len(self.tables) > 1:
                 rows = rows * ((x >= start) & (x < end)).unsqueeze(-1)
             found.append(rows)
@@ -153,7 +157,8 @@ class AdaptiveEmbedding(nn.Module):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """Features [..., W] -> log-probabilities, of all symbols or of targets alone.
+    """Features [..., W] -> log-probabilities, of all symbols or of targets alone; of one cluster,
+    plain scores of all symbols.
 
     Args:
         vocabulary_size, embedding_size, width, cutoffs, div_value: as in `AdaptiveEmbedding`.
@@ -223,7 +228,7 @@ class AdaptiveSoftmax(nn.Module):
                 nn.init.zeros_(bias)
 
     def forward(self, h: Tensor, embedding: AdaptiveEmbedding | None = None) -> Tensor:
-        """Log-probabilities of all symbols, float32 at least.
+        """Log-probabilities of all symbols, float32 at least; of one cluster, plain scores.
 
         Args:
             h: [..., W].
@@ -231,6 +236,8 @@ class AdaptiveSoftmax(nn.Module):
 
         Returns: [..., V].
         """
+        if len(self.clusters.sizes) == 1:
+            return self._scores(0, h, embedding)
         head = self._scores(0, h, embedding).log_softmax(-1)
         n = self.clusters.bounds[1]
         found = [head[..., :n]]
@@ -259,14 +266,15 @@ class AdaptiveSoftmax(nn.Module):
         """
         shape, h, y = y.shape, h.flatten(0, -2), y.flatten()
         bounds = self.clusters.bounds
+        ignored = y == ignore_index
+        y = y.masked_fill(ignored, 0)  # of the head, whatever was to be ignored
         # in the head a symbol of another cluster is that cluster's own place
         place = y
         for i in range(1, len(bounds) - 1):
             inside = (y >= bounds[i]) & (y < bounds[i + 1])
             place = torch.where(inside, bounds[1] + i - 1, place)
-        nats = F.cross_entropy(
-            self._scores(0, h, embedding), place, reduction="none", ignore_index=ignore_index
-        )
+        nats = F.cross_entropy(self._scores(0, h, embedding), place, reduction="none")
+        nats = nats.masked_fill(ignored, 0)
         for i in range(1, len(bounds) - 1):
             inside = ((y >= bounds[i]) & (y < bounds[i + 1])).nonzero()[:, 0]
             scores = self._scores(i, h.index_select(0, inside), embedding)

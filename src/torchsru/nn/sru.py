@@ -161,6 +161,8 @@ class SRUCell(Recurrent):
 
     def _run(self, x, state, mask, cu_seqlens):
         c0 = to_channels(state)
+        if mask is not None:  # what stands at padding, even NaN, reaches no weight's gradient
+            x = x.masked_fill(mask[:, :, None], 0)
         inner = x
         if self.layer_norm == "pre":
             inner = self.norm(inner)

@@ -25,7 +25,6 @@ def billion_word_srupp_base() -> LanguageModelRecipe:
             tie_projections=False,
             memory=64,
             dropout=0.05,
-            embedding_dropout=0.0,
             attention_dropout=0.0,
         ),
         data=TextData(
@@ -41,10 +40,7 @@ def billion_word_srupp_base() -> LanguageModelRecipe:
 
 
 def billion_word_srupp_large() -> LanguageModelRecipe:
-    """SRU++, 10 layers of 7616, attention in every fifth: 465M. Published: perplexity 23.5.
-
-    The inner size, 1024, is not in the sources: it is what gives the published parameters.
-    """
+    """SRU++, 10 layers of 7616, attention in every fifth: 465M. Published: perplexity 23.5."""
     recipe = billion_word_srupp_base()
     return replace(
         recipe,

@@ -8,6 +8,11 @@ from torchsru.recipes.base import LanguageModelRecipe
 RATES = {"sgd": 1.0, "radam": 5e-2}
 
 
+def smaller(dropout: float | None) -> float | None:
+    """What leaves a small model something to learn."""
+    return None if dropout is None else min(dropout, 0.1)
+
+
 def debug(recipe: LanguageModelRecipe) -> LanguageModelRecipe:
     """The same layers, optimiser and schedule: a small model, few steps, bytes."""
     model, training = recipe.model, recipe.training
@@ -28,8 +33,10 @@ def debug(recipe: LanguageModelRecipe) -> LanguageModelRecipe:
             attention_every=min(model.attention_every, 2),
             attention_last=None if model.attention_last is None else 1,
             dropout=min(model.dropout, 0.1),
-            output_dropout=None,
-            embedding_dropout=None,
+            output_dropout=smaller(model.output_dropout),
+            embedding_dropout=smaller(model.embedding_dropout),
+            state_dropout=min(model.state_dropout, 0.1),
+            input_dropout=min(model.input_dropout, 0.1),
         ),
         data=replace(
             recipe.data,

@@ -18,14 +18,25 @@ SYMBOLS = 205
 TRAIN_BYTES = 90_000_000
 
 
+def dropping(model: LanguageModelConfig, p: float) -> LanguageModelConfig:
+    """With dropout where SRU's script has it: after the embedding, before the output, and between
+    them on the state's way out, one mask for all time steps; nothing between layers."""
+    return replace(model, embedding_dropout=p, state_dropout=p, output_dropout=p)
+
+
 def enwik8_sru() -> LanguageModelRecipe:
     """SRU, 10 layers of 1152: 37M parameters."""
     width, warmup_steps, batch, unroll = 1152, 32_000, 128, 100
     return LanguageModelRecipe(
-        model=LanguageModelConfig(
-            rnn="sru", width=width, layers=10, embedding=SYMBOLS, dropout=0.2, highway_bias=-3.0
+        model=dropping(
+            LanguageModelConfig(
+                rnn="sru", width=width, layers=10, embedding=SYMBOLS, highway_bias=-3.0
+            ),
+            0.2,
         ),
-        data=TextData(source="enwik8", batch=batch, unroll=unroll, eval_unroll=unroll),
+        data=TextData(
+            source="enwik8", batch=batch, unroll=unroll, eval_unroll=unroll, eval_batch=1
+        ),
         training=Training(
             optimizer="adam",
             betas=(0.9, 0.999),
@@ -49,7 +60,7 @@ def enwik8_sru_47m() -> LanguageModelRecipe:
     lr = 3 / math.sqrt(width * 32_000)
     return replace(
         recipe,
-        model=replace(recipe.model, width=width, layers=8, projection=512, dropout=0.3),
+        model=dropping(replace(recipe.model, width=width, layers=8, projection=512), 0.3),
         training=replace(recipe.training, lr=lr),
     )
 

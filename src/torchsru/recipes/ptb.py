@@ -27,15 +27,17 @@ def ptb_sru() -> LanguageModelRecipe:
             highway_bias=-3.0,
             embedding_dropout=0.7,
             output_dropout=0.7,
-            dropout=0.2,
+            state_dropout=0.2,
             input_dropout=0.2,
         ),
         data=TextData(source="ptb", batch=batch, unroll=unroll, eval_unroll=unroll, eval_batch=1),
         training=Training(
             optimizer="sgd",
-            lr=1.0,
-            weight_decay=1e-5,
-            clip=5.0,
+            # the script's loss is a sum over the steps of a segment, ours a mean; and its decay of
+            # the weights is no part of the gradient
+            lr=1.0 * unroll,
+            weight_decay=1e-5 / unroll,
+            clip=5.0 / unroll,
             schedule="exponential",
             warmup=0.0,
             decay_from=falls_from / epochs,

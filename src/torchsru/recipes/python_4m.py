@@ -40,7 +40,7 @@ ATTENTIVE = ("srupp", "transformer-xl")
 
 
 def _make(said: str, lr: float, fields: dict[str, Any]) -> LanguageModelRecipe:
-    memory = {"memory": 128} if fields["rnn"] in ATTENTIVE else {}
+    memory: dict[str, Any] = {"memory": 128} if fields["rnn"] in ATTENTIVE else {}
     return LanguageModelRecipe(
         model=LanguageModelConfig(**fields, **memory),
         data=TextData(unroll=128, batch=16),
