@@ -306,23 +306,22 @@ def sru_finish(
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c = tl.zeros(j.shape, S)
     chunks = tl.cdiv(steps, length)
-    begin = (tl.min(count, 0).to(tl.int64) - 1) * length
-    for i in tl.range(begin, (chunks - 1) * length, num_stages=STAGES):
-        n = i // length
-        known = lane < tl.where(i % length == 0, d, 0)
+    AHEAD: tl.constexpr = STAGES // 2 + 1  # more would spill registers
+    for n in range(tl.min(count, 0).to(tl.int64) - 1, chunks - 1):
         at = (n * R + r) * D + j
-        c = tl.where(known & (n < count), tl.load(starts + at, known, 0), c)
-        tl.store(starts + at, c, known)
-        t = first + tl.where(backward, steps - 1 - i, i)
-        row = t * B + batch
-        on = exists
-        if MASK:
-            padding = tl.load(mask + row) != 0
-            on = lane < tl.where(padding, 0, d)
-        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
-        f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
-        c_new = f * c + (1.0 - f) * z
-        c = tl.where(padding, c, c_new) if MASK else c_new
+        c = tl.where(n < count, tl.load(starts + at, exists, 0), c)
+        tl.store(starts + at, c, exists)
+        for i in tl.range(n * length, (n + 1) * length, num_stages=AHEAD):
+            t = first + tl.where(backward, steps - 1 - i, i)
+            row = t * B + batch
+            on = exists
+            if MASK:
+                padding = tl.load(mask + row) != 0
+                on = lane < tl.where(padding, 0, d)
+            z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
+            f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
+            c_new = f * c + (1.0 - f) * z
+            c = tl.where(padding, c, c_new) if MASK else c_new
     left = lane < tl.where(chunks > 0, d, 0)
     tl.store(starts + ((chunks - 1) * R + r) * D + j, c, left & (count < chunks))
 
