@@ -23,6 +23,7 @@ from torchsru.models.language_model import LanguageModel
 from torchsru.nn.state import reorder
 
 READ_AT_ONCE = 256  # steps of a prompt; does not change the result, bounds the memory
+SEEDS = 2**63  # torch takes twice as many, so that seed + row is one of them too
 
 
 class Vocabulary(Protocol):
@@ -55,16 +56,20 @@ class Sampling:
     temperature: float = 1.0
     """Scores are divided by it; 0 takes the likeliest symbol."""
     top_k: int = 0
-    """Draw from the k likeliest; 0: from all."""
+    """Draw from the k likeliest, also where others are as likely as the last; 0: from all."""
     top_p: float = 1.0
     """Of those, from the likeliest that together have this probability, at least one (Holtzman et
     al. 2020, arXiv 1904.09751)."""
     seed: int = 0
-    """Same seed, same text."""
+    """Same seed, same text; less than 2^63."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_k", "seed"):
+        check_not_negative("temperature", self.temperature)
+        for name in ("top_k", "seed"):
+            check_integer(name, getattr(self, name))
             check_not_negative(name, getattr(self, name))
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed must be less than 2^63, got {self.seed}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if not 0 < self.repetition_penalty < math.inf:
@@ -106,8 +111,9 @@ def generate_text(
         echo: yield the prompts as well.
 
     Raises: ValueError if the vocabulary is of another size, a prompt can't be written in it, or a
-        number is out of range; TypeError if prompts or stop is one text. Nothing is computed before
-        the first piece is asked for.
+        number is out of range; TypeError if prompts or stop is one text, or count is no integer.
+        Nothing is computed before the first piece is asked for; ValueError then if the model's
+        scores are not finite.
     """
     if vocabulary.size != model.vocabulary_size:
         raise ValueError(
@@ -194,8 +200,9 @@ class Generation:
         count: symbols to draw for each row.
         sampling: default: `Sampling()`.
 
-    Raises: ValueError if a prompt is empty or holds no symbol of the model, or count is negative.
-        Nothing is computed before the first symbol is asked for.
+    Raises: ValueError if a prompt is empty or holds no symbol of the model, or count is negative;
+        TypeError if count is no integer. Nothing is computed before the first symbol is asked for;
+        ValueError then if the model's scores are not finite.
     """
 
     def __init__(
@@ -206,6 +213,7 @@ class Generation:
         *,
         sampling: Sampling | None = None,
     ):
+        check_integer("count", count)
         check_not_negative("count", count)
         V = model.vocabulary_size
         for row, prompt in enumerate(prompts):
@@ -248,7 +256,7 @@ class Generation:
             h_BD, state = read(model, prompts, device)
             for left in range(count - 1, -1, -1):
                 symbols = []
-                for row, scores_V in zip(rows, model.scores(h_BD).float().cpu(), strict=True):
+                for row, scores_V in zip(rows, model.scores(h_BD).cpu(), strict=True):
                     had = None if seen is None else seen[row]
                     symbols.append(draw(scores_V, sampling, random[row], had))
                     if had is not None:
@@ -288,23 +296,41 @@ def read(
 def draw(
     scores: Tensor, sampling: Sampling, random: torch.Generator, seen: Tensor | None = None
 ) -> int:
-    """Draw an index of scores [V]; seen: bool [V], what the penalty is for."""
+    """Draw an index of scores [V], computed in float64; seen: bool [V], what the penalty is for.
+
+    A score of -inf is never drawn. Raises ValueError unless the highest is finite.
+    """
+    scores = scores.double()
+    if not (highest := scores.max()).isfinite():
+        raise ValueError(
+            "the model's scores must be finite to draw from, got "
+            f"{'NaN' if highest.isnan() else f'a highest of {highest}'}: did its training diverge?"
+        )
     if seen is not None:
-        penalty = sampling.repetition_penalty
+        penalty, largest = sampling.repetition_penalty, torch.finfo(scores.dtype).max
         lower = torch.where(scores > 0, scores / penalty, scores * penalty)
-        scores = torch.where(seen, lower, scores)
+        lower = lower.clamp(-largest, largest)
+        scores = torch.where(seen & scores.isfinite(), lower, scores)
     if sampling.temperature == 0:
         return int(scores.argmax())
     scores = (scores - scores.max()) / sampling.temperature
     if 0 < sampling.top_k < len(scores):
-        least = scores.topk(sampling.top_k).values[-1]
-        scores = scores.masked_fill(scores < least, -math.inf)
+        likeliest = scores.topk(sampling.top_k)
+        scores = torch.full_like(scores, -math.inf).index_copy(
+            0, likeliest.indices, likeliest.values
+        )
     p = scores.softmax(-1)
     if sampling.top_p < 1:
         falling, places = p.sort(descending=True)
         before = falling.cumsum(-1) - falling
         p = p.index_fill(0, places[before >= sampling.top_p], 0)
     return int(torch.multinomial(p, 1, generator=random))
+
+
+def check_integer(name: str, value: object) -> None:
+    """Raise TypeError unless it is an int."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
 
 
 def check_not_negative(name: str, value: float) -> None:
