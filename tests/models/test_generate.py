@@ -85,6 +85,40 @@ def test_seeds_count_and_mode():
     assert model.training
 
 
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_between_symbols_every_module_has_its_own_mode():
+    """Frozen ones too, for an iterator that nobody ends too, and after an error too; and what the
+    caller sets between two symbols is kept, but not computed in."""
+    model = make_model("srupp").train()
+    expected = take(model, [[1, 2, 3]], 4, temperature=0)[0]
+    model.embedding_dropout.eval()
+    before, computed = modes(model), []
+    assert len(set(before)) == 2
+    hook = model.rnn.register_forward_hook(lambda *_: computed.extend(modes(model)))
+    stream = iter(Generation(model, [[1, 2, 3]], 4, sampling=LIKELIEST))
+    drawn = [next(stream)[1], next(stream)[1]]
+    assert modes(model) == before
+    model.eval()
+    drawn.append(next(stream)[1])
+    assert not any(modes(model))
+    model.train()
+    assert [*drawn, next(stream)[1]] == expected
+    assert all(modes(model))
+    assert computed and not any(computed)
+    hook.remove()
+
+    def fail(*_):
+        raise OSError
+
+    model.rnn.register_forward_hook(fail)
+    with pytest.raises(OSError):
+        take(model, [[1]], 1)
+    assert all(modes(model))
+
+
 def shares(n=4000, **options):
     """How often each of five symbols is drawn, with probabilities .4, .3, .15, .1, .05."""
     scores = torch.tensor([0.3, 0.05, 0.4, 0.1, 0.15]).log() + 7

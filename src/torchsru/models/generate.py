@@ -7,17 +7,19 @@ Cost     the state is carried and the text is not read again: constant a symbol 
 Batch    prompts are read side by side, the shorter ones padded under a mask that leaves the state
          alone; a row that is done leaves the batch
 Seeds    row i draws from seed + i, whatever else is in the batch
+Modes    every module is in evaluation mode while a step is computed, and as it was in between
 Check    tests/models/test_generate.py
 """
 
 import codecs
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchsru.models.language_model import LanguageModel
 from torchsru.nn.state import reorder
@@ -195,7 +197,8 @@ class Generation:
     """Symbols that follow each prompt: iterate over (row, symbol), each as soon as it is drawn.
 
     Args:
-        model: is put in evaluation mode while symbols are drawn.
+        model: computes in evaluation mode; each of its modules has its own mode again whenever a
+            symbol is given out.
         prompts: symbols, at least one for each row; of any lengths.
         count: symbols to draw for each row.
         sampling: default: `Sampling()`.
@@ -242,36 +245,47 @@ class Generation:
     ) -> Iterator[tuple[int, int]]:
         if count == 0 or not prompts:
             return
-        was_training = model.training
-        model.eval()
-        try:
-            device = next(model.parameters()).device
-            random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompts))]
-            seen = None
-            if sampling.repetition_penalty != 1:
-                seen = torch.zeros(len(prompts), model.vocabulary_size, dtype=torch.bool)
-                for row, prompt in enumerate(prompts):
-                    seen[row, torch.tensor(prompt)] = True
-            rows = list(range(len(prompts)))  # of the batch
+        device = next(model.parameters()).device
+        random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompts))]
+        seen = None
+        if sampling.repetition_penalty != 1:
+            seen = torch.zeros(len(prompts), model.vocabulary_size, dtype=torch.bool)
+            for row, prompt in enumerate(prompts):
+                seen[row, torch.tensor(prompt)] = True
+        rows = list(range(len(prompts)))  # of the batch
+        with evaluating(model):
             h_BD, state = read(model, prompts, device)
-            for left in range(count - 1, -1, -1):
-                symbols = []
-                for row, scores_V in zip(rows, model.scores(h_BD).cpu(), strict=True):
-                    had = None if seen is None else seen[row]
-                    symbols.append(draw(scores_V, sampling, random[row], had))
-                    if had is not None:
-                        had[symbols[-1]] = True
-                yield from zip(rows, symbols, strict=True)
-                on = [i for i, row in enumerate(rows) if row not in self._stopped]
-                if not on or not left:
-                    return
-                if len(on) < len(rows):
-                    state = reorder(state, torch.tensor(on))
-                rows, symbols = ([part[i] for i in on] for part in (rows, symbols))
+            scores_BV = model.scores(h_BD).cpu()
+        for left in range(count - 1, -1, -1):
+            symbols = []
+            for row, scores_V in zip(rows, scores_BV, strict=True):
+                had = None if seen is None else seen[row]
+                symbols.append(draw(scores_V, sampling, random[row], had))
+                if had is not None:
+                    had[symbols[-1]] = True
+            yield from zip(rows, symbols, strict=True)
+            on = [i for i, row in enumerate(rows) if row not in self._stopped]
+            if not on or not left:
+                return
+            if len(on) < len(rows):
+                state = reorder(state, torch.tensor(on))
+            rows, symbols = ([part[i] for i in on] for part in (rows, symbols))
+            with evaluating(model):
                 h_1BD, state = model.hidden(torch.tensor([symbols], device=device), state)
-                h_BD = h_1BD[0]
-        finally:
-            model.train(was_training)
+                scores_BV = model.scores(h_1BD[0]).cpu()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has the mode that it had, frozen ones too."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
 
 
 def read(
