@@ -3,14 +3,19 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from torchsru.cli import generate as command
 from torchsru.cli import main
 from torchsru.cli.generate import in_order
-from torchsru.models.generate import Piece
+from torchsru.models.generate import Piece, generate_text
+from torchsru.recipes.run import load_model, open_run
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,53 @@ def test_a_batch_of_prompts_is_printed_in_order(generate):
     assert [row["prompt"] for row in sorted(rows, key=lambda row: row["row"])] == prompts
     for row in rows:
         assert (row["prompt"] + row["text"] + "\n").encode() == alone[row["row"]]
+
+
+def test_prompts_and_stops_that_are_given_again_add_up(generate):
+    argv = ["--count", "12", "--temperature", "0"]
+    together = generate("--prompt", "class A", "x", "def f", *argv)
+    assert generate("--prompt", "class A", "x", *argv, "--prompt", "def f") == together
+    whole = generate("--prompt", "ab", *argv)[2:-1].decode()
+    stop = whole[3:5]
+    cut = generate("--prompt", "ab", *argv, "--stop", stop, "--stop", "no such text")
+    assert cut == f"ab{whole[: whole.index(stop)]}\n".encode()
+
+
+def test_the_memory_is_the_evaluations_or_what_is_asked_for(tmp_path, capsys, monkeypatch):
+    """What attention sees, at every step."""
+    run, seen = str(tmp_path / "run"), []
+    argv = ["--model.rnn", "srupp", "--model.memory", "4", "--data.eval_memory", "6"]
+    argv += ["--training.steps", "2", "--training.checkpoints", "1"]
+    assert main(["train", "python-bytes_debug", "--out", run, *argv]) == 0
+
+    def watched(model, *arguments, **options):
+        model.rnn.register_forward_hook(
+            lambda _, args, out: seen.append(out[1]["keys_values"][0].shape[0])
+        )
+        return generate_text(model, *arguments, **options)
+
+    monkeypatch.setattr("torchsru.cli.generate.generate_text", watched)
+    for given, expected in ([], 6), (["--memory", "0"], 4), (["--memory", "9"], 9):
+        seen.clear()
+        assert main(["generate", run, "--prompt", "class Reader", "--count", "3", *given]) == 0
+        assert seen == [expected] * 3
+    capsys.readouterr()
+    assert "memory must not be negative, got -1" in refused(capsys, run, "--memory", "-1")
+
+
+def test_the_device_is_the_recipes(run_folder, tmp_path, capsys, monkeypatch):
+    """One that is not there is refused, as by `eval`; one that is there holds the model."""
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    about = json.loads((run / "recipe.json").read_text())
+    about["recipe"]["training"]["device"] = "cuda"
+    (run / "recipe.json").write_text(json.dumps(about))
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)
+        assert "torch sees no CUDA device" in refused(capsys, str(run))
+    there = SimpleNamespace(to_device=lambda model: model.to("meta"))
+    monkeypatch.setattr(command, "make_fabric", lambda training, alone: there)
+    assert command.load_on_device(open_run(run), None).output.weight.is_meta
 
 
 def test_rows_take_turns():
@@ -142,5 +194,27 @@ def test_bad_input_is_one_line(run_folder, capsys, monkeypatch):
     assert "stop strings must not be empty" in refused(capsys, run, "--stop", "")
     both = ("--prompt", "a", "--stdin", "whole")
     assert "--prompt and --stdin can't both be given" in refused(capsys, run, *both)
+    assert "seed must be less than 2^63" in refused(capsys, run, "--seed", str(2**64))
+    assert "memory_length needs attention" in refused(capsys, run, "--memory", "5")
+    for option in ("--prompt", "--stop"):
+        swallowed = refused(capsys, option, "x", run)
+        assert "RUN is missing: it comes before --prompt and --stop" in swallowed
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     assert "--stdin lines found no line" in refused(capsys, run, "--stdin", "lines")
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--repetition-penalty"])
+def test_the_smallest_numbers_are_no_failure(generate, option):
+    assert len(generate("--prompt", "ab", "--count", "5", option, "1e-50")) > 3
+
+
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_a_diverged_run_is_one_line(run_folder, capsys, monkeypatch, temperature):
+    def diverged(run):
+        model = load_model(run)
+        torch.nn.init.constant_(model.output.bias, torch.nan)
+        return model
+
+    monkeypatch.setattr(command, "load_model", diverged)
+    error = refused(capsys, str(run_folder), "--temperature", temperature)
+    assert "scores must be finite to draw from, got NaN: did its training diverge?" in error

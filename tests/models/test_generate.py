@@ -38,7 +38,7 @@ def test_scores_are_those_of_teacher_forcing(name, monkeypatch):
     drawn = rows_of(Generation(model, PROMPTS, 8), 4)
     for row, (prompt, text) in enumerate(zip(PROMPTS, drawn, strict=True)):
         forced = model(torch.tensor([*prompt, *text])[:, None])[0][len(prompt) - 1 : -1, 0]
-        torch.testing.assert_close(torch.stack(seen[row::4]), forced.float(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.stack(seen[row::4]), forced, rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_is_what_it_is_alone():
@@ -78,7 +78,45 @@ def test_seeds_count_and_mode():
     for options in ({"top_k": 1}, {"temperature": 1e-30}, {"top_p": 1e-9}):
         assert take(model, [[1]], 20, seed=5, **options) == greedy
     assert take(model, [[1]], 0) == [[]] and take(model, [], 3) == []
+    last = 2**63 - 1  # the second row's seed is one more
+    assert take(model, [[1], [1]], 20, seed=last)[0] == take(model, [[1]], 20, seed=last)[0]
+    with pytest.raises(ValueError, match=r"seed must be less than 2\^63, got 9223372036854775808"):
+        Sampling(seed=last + 1)
     assert model.training
+
+
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_between_symbols_every_module_has_its_own_mode():
+    """Frozen ones too, for an iterator that nobody ends too, and after an error too; and what the
+    caller sets between two symbols is kept, but not computed in."""
+    model = make_model("srupp").train()
+    expected = take(model, [[1, 2, 3]], 4, temperature=0)[0]
+    model.embedding_dropout.eval()
+    before, computed = modes(model), []
+    assert len(set(before)) == 2
+    hook = model.rnn.register_forward_hook(lambda *_: computed.extend(modes(model)))
+    stream = iter(Generation(model, [[1, 2, 3]], 4, sampling=LIKELIEST))
+    drawn = [next(stream)[1], next(stream)[1]]
+    assert modes(model) == before
+    model.eval()
+    drawn.append(next(stream)[1])
+    assert not any(modes(model))
+    model.train()
+    assert [*drawn, next(stream)[1]] == expected
+    assert all(modes(model))
+    assert computed and not any(computed)
+    hook.remove()
+
+    def fail(*_):
+        raise OSError
+
+    model.rnn.register_forward_hook(fail)
+    with pytest.raises(OSError):
+        take(model, [[1]], 1)
+    assert all(modes(model))
 
 
 def shares(n=4000, **options):
@@ -104,6 +142,62 @@ def shares(n=4000, **options):
 )
 def test_shares_of_drawn_symbols(options, expected):
     torch.testing.assert_close(shares(**options), torch.tensor(expected), rtol=0, atol=0.03)
+
+
+def test_of_equal_scores_exactly_k_are_drawn():
+    random = torch.Generator().manual_seed(0)
+    for k in (1, 3, 10):
+        equal = {draw(torch.zeros(10), Sampling(top_k=k), random) for _ in range(200)}
+        assert len(equal) == k
+    scores = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0])
+    assert {draw(scores, Sampling(top_k=2), random) for _ in range(50)} == {1, 3}
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.9}, {"repetition_penalty": 2.0}])
+@pytest.mark.parametrize("tiny", [1e-50, 5e-324])
+def test_the_smallest_temperature_takes_the_likeliest(tiny, options):
+    random, seen = torch.Generator().manual_seed(0), torch.tensor([True, False, False])
+    scores = torch.tensor([3.0, 1.75, -2.0])
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        got = draw(scores.to(dtype), Sampling(temperature=tiny, **options), random, seen)
+        assert got == (1 if "repetition_penalty" in options else 0)
+
+
+@pytest.mark.parametrize("penalty", [1e-50, 5e-324, 1e308])
+def test_the_strongest_penalties_leave_something_to_draw(penalty):
+    random, all_seen = torch.Generator().manual_seed(0), torch.ones(3, dtype=torch.bool)
+    for scores in ([1.0, 3.0, -1.0], [-2.0, -1.0, -5.0], [0.0, 0.0, 0.0]):
+        for temperature in (0, 1, 1e-50):
+            hard = Sampling(temperature=temperature, repetition_penalty=penalty)
+            assert draw(torch.tensor(scores), hard, random, all_seen) in range(3)
+    one = Sampling(repetition_penalty=1e-50)
+    assert draw(torch.tensor([1.0, 3.0]), one, random, torch.tensor([True, False])) == 0
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_scores_that_are_not_finite_are_refused(temperature):
+    random, how, nan, inf = (
+        torch.Generator(),
+        Sampling(temperature=temperature),
+        torch.nan,
+        torch.inf,
+    )
+    for scores, what in (
+        ([0.0, nan, 1.0], "got NaN: did its training diverge"),
+        ([nan, inf], "got NaN"),
+        ([inf, 0.0], "got a highest of inf"),
+        ([-inf, -inf], "got a highest of -inf"),
+    ):
+        with pytest.raises(ValueError, match=f"scores must be finite to draw from, {what}"):
+            draw(torch.tensor(scores), how, random)
+    for options in ({}, {"repetition_penalty": 2.0}, {"temperature": 1e308}, {"top_k": 2}):
+        how, seen = Sampling(**{"temperature": temperature, **options}), torch.ones(3).bool()
+        # -inf is never drawn
+        assert {draw(torch.tensor([-inf, -9.0, -inf]), how, random, seen) for _ in range(9)} == {1}
+    model = make_model("sru")
+    torch.nn.init.constant_(model.output.bias, nan)
+    with pytest.raises(ValueError, match="got NaN"):
+        take(model, [[1]], 1, temperature=temperature)
 
 
 def test_the_penalty_is_for_what_was_there():
@@ -134,10 +228,19 @@ def test_impossible_numbers_are_refused(options, message):
         Sampling(**options)
 
 
+@pytest.mark.parametrize("options", [{"seed": 1.5}, {"top_k": 2.5}, {"top_k": "2"}])
+def test_what_counts_is_an_integer(options):
+    ((name, value),) = options.items()
+    with pytest.raises(TypeError, match=f"{name} must be an integer, got {value!r}"):
+        Sampling(**options)
+
+
 def test_impossible_calls_are_refused():
     model = make_model("sru")
     with pytest.raises(ValueError, match="count must not be negative, got -1"):
         Generation(model, [[1]], -1)
+    with pytest.raises(TypeError, match=r"count must be an integer, got 1\.5"):
+        Generation(model, [[1]], 1.5)
     with pytest.raises(ValueError, match=r"prompts\[1\] must hold at least one symbol"):
         Generation(model, [[1], []], 1)
     with pytest.raises(ValueError, match=rf"prompts\[0\] must hold symbols in \[0, {V}\), got {V}"):

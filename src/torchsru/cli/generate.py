@@ -8,17 +8,25 @@ from pathlib import Path
 
 from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
-from torchsru.models.generate import Piece, Sampling, generate_text
-from torchsru.recipes.run import load_model, load_vocabulary, open_run
+from torchsru.models import LanguageModel
+from torchsru.models.generate import Piece, Sampling, check_not_negative, generate_text
+from torchsru.recipes.run import Run, load_model, load_vocabulary, open_run
 from torchsru.train import RunError
+from torchsru.train.strategy import make_fabric
 
 
 def main(argv: Sequence[str]) -> int:
     """Generate and print; returns 0, also where the reader of a pipe has seen enough."""
     parser = make_parser("generate", "Text that goes on after a prompt, printed as it is drawn.")
+    parser.usage = "%(prog)s RUN [options]"  # in this order: --prompt takes every text after it
     parser.add_argument("run", metavar="RUN", help="the run's folder")
     parser.add_argument(
-        "--prompt", type=str, nargs="+", metavar="TEXT", help="text to go on from; several: a batch"
+        "--prompt",
+        type=str,
+        nargs="+",
+        action="extend",
+        metavar="TEXT",
+        help="text to go on from; several, or --prompt again: a batch",
     )
     parser.add_argument(
         "--stdin",
@@ -40,19 +48,41 @@ def main(argv: Sequence[str]) -> int:
         "--seed", type=int, default=0, help="same seed, same text; each next prompt has the next"
     )
     parser.add_argument(
-        "--stop", type=str, nargs="+", default=[], metavar="TEXT", help="end before any of these"
+        "--stop",
+        type=str,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TEXT",
+        help="end before any of these; may be given again",
+    )
+    parser.add_argument(
+        "--memory",
+        type=int,
+        help="past positions that attention sees (default: the recipe's for evaluation); 0: as in "
+        "training",
     )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each prompt")
-    parsed = parse(parser, argv)
+    try:
+        parsed = parse(parser, argv)
+    except Refused as error:
+        if str(error).endswith("required: run"):
+            raise Refused(
+                "RUN is missing: it comes before --prompt and --stop, which take every text that "
+                "follows them"
+            ) from error
+        raise
     if parsed.prompt and parsed.stdin:
         raise Refused("--prompt and --stdin can't both be given")
     prompts = (
         read_prompts(parsed.stdin) if parsed.stdin else [*map(os.fsencode, parsed.prompt or [""])]
     )
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that can't show a character shows "?"
+        sys.stdout.reconfigure(errors="replace")
     try:
         run = open_run(Path(parsed.run))
         pieces = generate_text(
-            load_model(run),
+            load_on_device(run, parsed.memory),
             load_vocabulary(run),
             prompts,
             parsed.count,
@@ -66,17 +96,34 @@ def main(argv: Sequence[str]) -> int:
             stop=parsed.stop,
             echo=not parsed.json,
         )
-    except (RunError, ValueError) as error:
-        raise Refused(str(error)) from error
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal that can't show a character shows "?"
-        sys.stdout.reconfigure(errors="replace")
-    try:
         for text in as_json(pieces, prompts) if parsed.json else in_order(pieces, len(prompts)):
             sys.stdout.write(text)
             sys.stdout.flush()
+    except (RunError, ValueError) as error:
+        raise Refused(str(error)) from error
     except BrokenPipeError:  # the reader has seen enough, as in `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def load_on_device(run: Run, memory: int | None) -> LanguageModel:
+    """The run's model on its recipe's device, in the weights' own precision: mixed precision would
+    convert all weights again at each symbol.
+
+    Args:
+        memory: positions that attention sees; 0: as in training; None: as in the recipe's
+            evaluation.
+
+    Raises: RunError; ValueError if memory is negative, or there is no attention.
+    """
+    model = load_model(run)
+    if memory is None:
+        memory = run.recipe.data.eval_memory
+    check_not_negative("memory", memory)
+    if memory:
+        model.memory_length = memory
+    make_fabric(run.recipe.training, alone=True).to_device(model)  # a module is moved in place
+    return model
 
 
 def read_prompts(how: str) -> list[bytes]:

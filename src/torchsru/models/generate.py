@@ -7,22 +7,25 @@ Cost     the state is carried and the text is not read again: constant a symbol 
 Batch    prompts are read side by side, the shorter ones padded under a mask that leaves the state
          alone; a row that is done leaves the batch
 Seeds    row i draws from seed + i, whatever else is in the batch
+Modes    every module is in evaluation mode while a step is computed, and as it was in between
 Check    tests/models/test_generate.py
 """
 
 import codecs
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchsru.models.language_model import LanguageModel
 from torchsru.nn.state import reorder
 
 READ_AT_ONCE = 256  # steps of a prompt; does not change the result, bounds the memory
+SEEDS = 2**63  # torch takes twice as many, so that seed + row is one of them too
 
 
 class Vocabulary(Protocol):
@@ -55,16 +58,20 @@ class Sampling:
     temperature: float = 1.0
     """Scores are divided by it; 0 takes the likeliest symbol."""
     top_k: int = 0
-    """Draw from the k likeliest; 0: from all."""
+    """Draw from the k likeliest, also where others are as likely as the last; 0: from all."""
     top_p: float = 1.0
     """Of those, from the likeliest that together have this probability, at least one (Holtzman et
     al. 2020, arXiv 1904.09751)."""
     seed: int = 0
-    """Same seed, same text."""
+    """Same seed, same text; less than 2^63."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "top_k", "seed"):
+        check_not_negative("temperature", self.temperature)
+        for name in ("top_k", "seed"):
+            check_integer(name, getattr(self, name))
             check_not_negative(name, getattr(self, name))
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed must be less than 2^63, got {self.seed}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
         if not 0 < self.repetition_penalty < math.inf:
@@ -106,8 +113,9 @@ def generate_text(
         echo: yield the prompts as well.
 
     Raises: ValueError if the vocabulary is of another size, a prompt can't be written in it, or a
-        number is out of range; TypeError if prompts or stop is one text. Nothing is computed before
-        the first piece is asked for.
+        number is out of range; TypeError if prompts or stop is one text, or count is no integer.
+        Nothing is computed before the first piece is asked for; ValueError then if the model's
+        scores are not finite.
     """
     if vocabulary.size != model.vocabulary_size:
         raise ValueError(
@@ -189,13 +197,15 @@ class Generation:
     """Symbols that follow each prompt: iterate over (row, symbol), each as soon as it is drawn.
 
     Args:
-        model: is put in evaluation mode while symbols are drawn.
+        model: computes in evaluation mode; each of its modules has its own mode again whenever a
+            symbol is given out.
         prompts: symbols, at least one for each row; of any lengths.
         count: symbols to draw for each row.
         sampling: default: `Sampling()`.
 
-    Raises: ValueError if a prompt is empty or holds no symbol of the model, or count is negative.
-        Nothing is computed before the first symbol is asked for.
+    Raises: ValueError if a prompt is empty or holds no symbol of the model, or count is negative;
+        TypeError if count is no integer. Nothing is computed before the first symbol is asked for;
+        ValueError then if the model's scores are not finite.
     """
 
     def __init__(
@@ -206,6 +216,7 @@ class Generation:
         *,
         sampling: Sampling | None = None,
     ):
+        check_integer("count", count)
         check_not_negative("count", count)
         V = model.vocabulary_size
         for row, prompt in enumerate(prompts):
@@ -234,36 +245,47 @@ class Generation:
     ) -> Iterator[tuple[int, int]]:
         if count == 0 or not prompts:
             return
-        was_training = model.training
-        model.eval()
-        try:
-            device = next(model.parameters()).device
-            random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompts))]
-            seen = None
-            if sampling.repetition_penalty != 1:
-                seen = torch.zeros(len(prompts), model.vocabulary_size, dtype=torch.bool)
-                for row, prompt in enumerate(prompts):
-                    seen[row, torch.tensor(prompt)] = True
-            rows = list(range(len(prompts)))  # of the batch
+        device = next(model.parameters()).device
+        random = [torch.Generator().manual_seed(sampling.seed + i) for i in range(len(prompts))]
+        seen = None
+        if sampling.repetition_penalty != 1:
+            seen = torch.zeros(len(prompts), model.vocabulary_size, dtype=torch.bool)
+            for row, prompt in enumerate(prompts):
+                seen[row, torch.tensor(prompt)] = True
+        rows = list(range(len(prompts)))  # of the batch
+        with evaluating(model):
             h_BD, state = read(model, prompts, device)
-            for left in range(count - 1, -1, -1):
-                symbols = []
-                for row, scores_V in zip(rows, model.scores(h_BD).float().cpu(), strict=True):
-                    had = None if seen is None else seen[row]
-                    symbols.append(draw(scores_V, sampling, random[row], had))
-                    if had is not None:
-                        had[symbols[-1]] = True
-                yield from zip(rows, symbols, strict=True)
-                on = [i for i, row in enumerate(rows) if row not in self._stopped]
-                if not on or not left:
-                    return
-                if len(on) < len(rows):
-                    state = reorder(state, torch.tensor(on))
-                rows, symbols = ([part[i] for i in on] for part in (rows, symbols))
+            scores_BV = model.scores(h_BD).cpu()
+        for left in range(count - 1, -1, -1):
+            symbols = []
+            for row, scores_V in zip(rows, scores_BV, strict=True):
+                had = None if seen is None else seen[row]
+                symbols.append(draw(scores_V, sampling, random[row], had))
+                if had is not None:
+                    had[symbols[-1]] = True
+            yield from zip(rows, symbols, strict=True)
+            on = [i for i, row in enumerate(rows) if row not in self._stopped]
+            if not on or not left:
+                return
+            if len(on) < len(rows):
+                state = reorder(state, torch.tensor(on))
+            rows, symbols = ([part[i] for i in on] for part in (rows, symbols))
+            with evaluating(model):
                 h_1BD, state = model.hidden(torch.tensor([symbols], device=device), state)
-                h_BD = h_1BD[0]
-        finally:
-            model.train(was_training)
+                scores_BV = model.scores(h_1BD[0]).cpu()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has the mode that it had, frozen ones too."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
 
 
 def read(
@@ -288,23 +310,41 @@ def read(
 def draw(
     scores: Tensor, sampling: Sampling, random: torch.Generator, seen: Tensor | None = None
 ) -> int:
-    """Draw an index of scores [V]; seen: bool [V], what the penalty is for."""
+    """Draw an index of scores [V], computed in float64; seen: bool [V], what the penalty is for.
+
+    A score of -inf is never drawn. Raises ValueError unless the highest is finite.
+    """
+    scores = scores.double()
+    if not (highest := scores.max()).isfinite():
+        raise ValueError(
+            "the model's scores must be finite to draw from, got "
+            f"{'NaN' if highest.isnan() else f'a highest of {highest}'}: did its training diverge?"
+        )
     if seen is not None:
-        penalty = sampling.repetition_penalty
+        penalty, largest = sampling.repetition_penalty, torch.finfo(scores.dtype).max
         lower = torch.where(scores > 0, scores / penalty, scores * penalty)
-        scores = torch.where(seen, lower, scores)
+        lower = lower.clamp(-largest, largest)
+        scores = torch.where(seen & scores.isfinite(), lower, scores)
     if sampling.temperature == 0:
         return int(scores.argmax())
     scores = (scores - scores.max()) / sampling.temperature
     if 0 < sampling.top_k < len(scores):
-        least = scores.topk(sampling.top_k).values[-1]
-        scores = scores.masked_fill(scores < least, -math.inf)
+        likeliest = scores.topk(sampling.top_k)
+        scores = torch.full_like(scores, -math.inf).index_copy(
+            0, likeliest.indices, likeliest.values
+        )
     p = scores.softmax(-1)
     if sampling.top_p < 1:
         falling, places = p.sort(descending=True)
         before = falling.cumsum(-1) - falling
         p = p.index_fill(0, places[before >= sampling.top_p], 0)
     return int(torch.multinomial(p, 1, generator=random))
+
+
+def check_integer(name: str, value: object) -> None:
+    """Raise TypeError unless it is an int."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
 
 
 def check_not_negative(name: str, value: float) -> None:
