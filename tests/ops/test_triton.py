@@ -517,5 +517,7 @@ def test_kernels_compile_and_keep_their_registers(target, dtype, options):
             if kernel is not sru.sru_forward or common.MAPS.value != PASS:
                 compiled = compile_kernel(kernel, dtype, TARGETS[target], options | {"PASS": PASS})
                 assert spills(compiled, TARGETS[target]) == 0, (kernel.__name__, PASS)
-                if target != "gfx942":  # AMD's compiler decides later how far ahead to load
+                # AMD's compiler decides later how far ahead to load
+                ahead = kernel is not sru.sru_finish or dtype != "fp64"
+                if target != "gfx942" and ahead:
                     assert "cp.async" in compiled.asm["ptx"], (kernel.__name__, PASS)

@@ -306,7 +306,7 @@ def sru_finish(
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c = tl.zeros(j.shape, S)
     chunks = tl.cdiv(steps, length)
-    AHEAD: tl.constexpr = STAGES // 2 + 1  # more would spill registers
+    AHEAD: tl.constexpr = 4 if STAGES > 4 else 1  # others, in float64, make ptxas spill
     for n in range(tl.min(count, 0).to(tl.int64) - 1, chunks - 1):
         at = (n * R + r) * D + j
         c = tl.where(n < count, tl.load(starts + at, exists, 0), c)
