@@ -174,12 +174,46 @@ def test_installed_packages_come_with_the_standard_library(tmp_path, monkeypatch
     assert b"package" not in as_bytes(load(TextData()).train)
 
 
-@pytest.mark.parametrize(("text", "held"), [("ab\ncd\nef é\n", "ef é\n"), ("ab cd é é", "é")])
-def test_symbols_that_are_not_bytes_are_not_cut(tmp_path, text, held):
+@pytest.mark.parametrize(
+    ("text", "heldout", "held"), [("ab\ncd\nfé\n", 0.3, "fé\n"), ("ab cd é é", 0.2, "é")]
+)
+def test_symbols_that_are_not_bytes_are_not_cut(tmp_path, text, heldout, held):
     (tmp_path / "text").write_text(text)
     files = module.read_files((str(tmp_path / "text"),))
-    assert files.split(0.2, b"\n")[1] == held.encode()
-    assert files.split(0.2, module.NUL)[1] == text.encode()[-(len(text.encode()) // 5) :]
+    for words in (False, True):
+        assert files.split(heldout, b"\n", words)[1] == held.encode()
+    last = int(heldout * len(text.encode()))
+    assert files.split(heldout, module.NUL)[1] == text.encode()[-last:]
+
+
+def test_a_line_end_far_before_the_cut_is_none_to_hold_out_from(tmp_path):
+    text = "Title line\n" + "some words of one long line " * 4000
+    (tmp_path / "text").write_text(text)
+    corpus = load(TextData(paths=(str(tmp_path / "text"),), vocabulary="words"))
+    train, held = corpus.train.counts.words, corpus.valid.counts.words
+    assert 0.049 < held / (train + held) < 0.051
+    assert train + held == len(text.split()) + 3  # line ends: no word was cut
+
+
+@pytest.mark.parametrize(("before", "starts"), [(5, True), (6, False)])
+@pytest.mark.parametrize("mark", [b"\n", b" "])
+def test_the_part_held_out_grows_by_half_at_most(before, starts, mark):
+    text = b"x" * (89 - before) + mark + b"y" * before + b"z" * 10
+    held = module.Files("text", [text]).split(0.1, b"\n")[1]
+    assert held == (b"y" * before if starts else b"") + b"z" * 10
+
+
+def test_without_line_ends_and_blanks_characters_stay_whole_and_words_name_the_reason():
+    files = module.Files("text", ["日本語".encode() * 50])
+    for heldout in (0.1, 0.103, 0.105):  # 45, 46, 47 bytes: each place in a character
+        held = files.split(heldout, b"\n")[1].decode()
+        assert held == ("日本語" * 50)[-len(held) :] and 15 <= len(held) <= 16
+    with pytest.raises(
+        DataError,
+        match=r"text can't be split: of 450 bytes the last 45 are to be held out, and the 23 "
+        r"before them hold no line end and no blank",
+    ):
+        files.split(0.1, b"\n", words=True)
 
 
 def test_the_librarys_copies_stay_and_those_among_packages_go(tmp_path, monkeypatch):

@@ -128,7 +128,8 @@ def load_corpus(data: TextData | None = None) -> Corpus:
         files = python_sources(not as_bytes, packages=True)
     else:
         files = read_files(data.paths, not as_bytes)
-    train, held, held_files = files.split(data.heldout, NUL if as_bytes else b"\n")
+    separator, words = NUL if as_bytes else b"\n", data.vocabulary == "words"
+    train, held, held_files = files.split(data.heldout, separator, words)
     if as_bytes:
         return byte_corpus(train, held, files.name, len(files.texts), held_files)
     texts: Texts = {

@@ -36,21 +36,27 @@ class Files:
     name: str
     texts: list[bytes]
 
-    def split(self, heldout: float, separator: bytes) -> tuple[bytes, bytes, int]:
+    def split(
+        self, heldout: float, separator: bytes, words: bool = False
+    ) -> tuple[bytes, bytes, int]:
         """What to train on, what is held out, and how many whole files that is.
 
         Args:
             heldout: part to hold out, 0 < heldout <= 0.5.
-            separator: stands between files: NUL where symbols are bytes, else a line end; then the
-                last part starts with a line, or a word if there is but one line.
+            separator: stands between files: NUL where symbols are bytes, else a line end; then a
+                last part starts as `symbol_start` has it.
+            words: whether a symbol is a word.
 
-        Raises: DataError if either side would be empty.
+        Raises: DataError if either side would be empty, or only words could be cut.
         """
         if len(self.texts) < FEW_FILES:
             whole = separator.join(self.texts)
             cut = len(whole) - max(1, math.floor(heldout * len(whole)))
-            if separator != NUL:  # no symbol may be cut
-                cut = whole.rfind(b"\n", 0, cut) + 1 or whole.rfind(b" ", 0, cut) + 1
+            if separator != NUL:
+                try:
+                    cut = symbol_start(whole, cut, words)
+                except ValueError as error:
+                    raise DataError(f"{self.name} can't be split: {error}") from error
             train, held, held_files = whole[:cut], whole[cut:], 0
         else:
             every = max(2, round(1 / heldout))
@@ -69,6 +75,28 @@ class Files:
         """All of it, in the order of `split`."""
         few = len(self.texts) < FEW_FILES
         return separator.join(self.texts) if few else hashed_order(self.texts, separator)
+
+
+def symbol_start(text: bytes, cut: int, words: bool) -> int:
+    """Where the last part of a UTF-8 text, about text[cut:], starts so that no symbol is cut.
+
+    Behind the last line end before the cut, else behind the last blank, if the part grows by no
+    more than half; else with the character at the cut, unless symbols are words.
+
+    Raises: ValueError if they are, and there is neither a line end nor a blank.
+    """
+    most = (len(text) - cut) // 2
+    for mark in (b"\n", b" "):
+        if start := text.rfind(mark, max(0, cut - most - 1), cut) + 1:
+            return start
+    if words:
+        raise ValueError(
+            f"of {len(text):,} bytes the last {len(text) - cut:,} are to be held out, and the "
+            f"{most + 1:,} before them hold no line end and no blank to part words at"
+        )
+    while cut and text[cut] & 0xC0 == 0x80:  # inside a character
+        cut -= 1
+    return cut
 
 
 def read_files(paths: tuple[str, ...], utf8: bool = False) -> Files:
