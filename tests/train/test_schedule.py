@@ -88,6 +88,13 @@ def test_events_are_spread_evenly_and_end_with_the_budget():
     assert not any(is_due(0, (step - 1) / 30, step / 30) for step in range(1, 31))
 
 
+@pytest.mark.parametrize(("steps", "every"), [(100, 1), (1000, 1), (4900, 49), (100_000, 1)])
+def test_no_event_is_lost_or_late_by_rounding(steps, every):
+    times = steps // every
+    due = [step for step in range(1, steps + 1) if is_due(times, (step - 1) / steps, step / steps)]
+    assert due == list(range(every, steps + 1, every))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -7,6 +7,8 @@ import math
 
 from torchsru.train.config import Training
 
+ROUNDING = 1e-12  # relative; more than that of a quotient and a product of float64
+
 
 def budget_used(training: Training, step: int, seconds: float) -> float:
     """Part of the budget used after `step` steps and `seconds` seconds of them, in [0, 1]."""
@@ -60,5 +62,10 @@ def _after_warmup(training: Training, warm: float, used: float, counted: float) 
 
 
 def is_due(times: int, before: float, after: float) -> bool:
-    """Whether one of `times` evenly spread events falls in (before, after] of the budget."""
-    return math.floor(times * after) > math.floor(times * before)
+    """Whether one of `times` evenly spread events falls in (before, after] of the budget.
+
+    What is less than a whole number by rounding alone counts as that number: 100 * (29 / 100) is
+    28.999999999999996.
+    """
+    done, now = (math.floor(times * used * (1 + ROUNDING)) for used in (before, after))
+    return now > done
