@@ -447,7 +447,9 @@ def test_a_scaled_gradient_out_of_range_lowers_the_scale_and_keeps_the_state(tmp
     rows = [row for row in read_log(tmp_path) if row["kind"] == "train"]
     assert [row["step"] for row in rows if row["skipped"]] == [5]
     assert seen == [True] + [False] * 11
-    assert load_checkpoint(tmp_path / "checkpoints").facts["scaler"]["scale"] == 2.0**15
+    scaler = load_checkpoint(tmp_path / "checkpoints").facts["scaler"]
+    assert scaler["scale"] == 2.0**15
+    assert scaler["_growth_tracker"] == 12 - 5  # steps since; it grows after so many without one
 
 
 def test_a_gradient_that_is_not_finite_at_any_scale_stops_float16_too(tmp_path):

@@ -267,6 +267,8 @@ def fit(
                 )
             if scaler is not None and not finite:
                 scaler.update(scale * scaler.get_backoff_factor())
+                # the steps without overflow, after which it grows, are counted anew
+                scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": 0})
             optimizer.zero_grad()
             took = ranks.share(time.perf_counter() - started)
 
