@@ -161,6 +161,15 @@ def test_billion_words_list_of_words_is_used_if_it_is_there(billion, tmp_path):
         load_corpus(billion)
 
 
+def test_a_list_of_words_is_cut_at_line_ends_alone_and_its_first_of_equals_stays(billion, tmp_path):
+    """str.splitlines also cuts at these; what stands behind them would be a word of its own."""
+    marks = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    odd = "".join(f"a{i}{mark}z{i}\n" for i, mark in enumerate(marks))
+    (tmp_path / "1b_word_vocab.txt").write_text(f"<S>\n<UNK>\nw5\r\n{odd}a 3\nw5 1\n\n", "utf-8")
+    expected = ["<S>", "<UNK>", "w5", *(f"a{i}" for i in range(len(marks))), "a"]
+    assert load_corpus(billion).vocabulary.words == expected
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_what_is_missing_is_named_with_where_it_is_to_be_had(tmp_path, name):
     def told(*paths):

@@ -38,7 +38,7 @@ from torchsru.data.vocabulary import (
     learn_words,
 )
 
-FORMAT = 1  # part of HASH: what another version prepared is prepared anew
+FORMAT = 2  # part of HASH: what another version prepared is prepared anew
 SUBWORDS = 8192  # symbols, where the recipe names no number
 VOCABULARY, COUNTS = "vocabulary.json", "counts.json"
 
@@ -158,10 +158,11 @@ def learn(
     """The vocabulary of a corpus: published as such, or of its training text. Raises DataError."""
     spec = PUBLISHED.get(data.source)
     if spec and word_list:
-        lines = b"".join(reading.blocks("word list", word_list, kind)).decode().splitlines()
-        words = [line.split()[0] for line in lines if line.strip()]
+        # not splitlines, which cuts at U+0085, U+2028 and others that stand inside words, too
+        lines = b"".join(reading.blocks("word list", word_list, kind)).decode().split("\n")
+        words = dict.fromkeys(line.split()[0] for line in lines if line.strip())
         try:
-            return WordVocabulary(words, spec.eos, spec.unk)
+            return WordVocabulary(list(words), spec.eos, spec.unk)
         except ValueError as error:
             raise DataError(f"{word_list[0].where!r}: {error}") from error
     if spec and spec.cuts and kind == spec.vocabulary:  # the papers' symbols: of the whole file
