@@ -264,6 +264,8 @@ def test_training_on_own_files_and_evaluating_on_others(tmp_path, capsys):
         numbers.append(json.loads(capsys.readouterr().out)["bits_per_byte"])
     assert numbers[0] < 2 < numbers[1]
     assert "does not exist" in refused(capsys, "eval", run, "--data", str(tmp_path / "c"))
+    both = refused(capsys, "eval", run, "--split", "test", "--data", str(tmp_path / "b.txt"))
+    assert "split must be left out beside --data, all of whose text counts; got 'test'" in both
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

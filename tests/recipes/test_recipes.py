@@ -432,6 +432,18 @@ def test_each_split_is_evaluated_whole_and_laid_out_as_asked(tmp_path, monkeypat
         evaluate_run(run, layout={"eval_memory": 9})
 
 
+def test_a_run_of_a_gpu_is_evaluated_on_a_machine_without(tmp_path, own_text, monkeypatch):
+    training = replace(own_text.training, steps=4, precision="float32", device="cpu")
+    train("python-bytes_debug", replace(own_text, training=training), tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    on_gpu = replace(run.recipe, training=replace(training, device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    elsewhere = evaluate_run(replace(run, recipe=on_gpu))
+    assert elsewhere["bits_per_byte"] == evaluate_run(run)["bits_per_byte"]
+    with pytest.raises(RunError, match="device 'cuda' was asked for"):
+        train("python-bytes_debug", on_gpu, tmp_path / "new")  # it would take far longer
+
+
 def test_a_split_that_the_data_lack_is_named(tmp_path, own_text):
     train("python-bytes_debug", own_text, tmp_path / "run")
     with pytest.raises(DataError, match="has no 'test'; it has train, valid"):

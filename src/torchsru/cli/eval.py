@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate and print; returns 0."""
     parser = make_parser("eval", "Numbers of a run over all that is held out of its data.")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--split", choices=("valid", "test"), default="valid", help="which part")
+    parser.add_argument("--split", choices=("valid", "test"), help="which part (default: valid)")
     for name, about in LAYOUT.items():
         parser.add_argument(f"--{name}", type=int, help=f"{about} (default: the recipe's)")
     parser.add_argument(
@@ -34,9 +34,13 @@ def main(argv: Sequence[str]) -> int:
     parsed = parse(parser, argv)
     given = {f"eval_{name}": parsed[name] for name in LAYOUT if parsed[name] is not None}
     paths = tuple(parsed.data.paths or ())
+    if paths and parsed.split:
+        raise Refused(
+            f"split must be left out beside --data, all of whose text counts; got {parsed.split!r}"
+        )
     try:
         run = open_run(Path(parsed.run))
-        found = evaluate_run(run, paths=paths, split=parsed.split, layout=given)
+        found = evaluate_run(run, paths=paths, split=parsed.split or "valid", layout=given)
     except (DataError, RunError, ValueError) as error:
         raise Refused(str(error)) from error
     print(json.dumps(found))

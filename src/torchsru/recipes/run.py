@@ -169,6 +169,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Numbers of a run's newest weights on a split of its own data, or on other files.
 
+    On the device that the run was trained on; if that was a GPU and none is there, on the CPU.
+
     Args:
         paths: other files and folders, all of which counts; neither the run's data nor the cache
             is needed then.

@@ -10,6 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -50,13 +51,16 @@ def make_fabric(training: Training, *, alone: bool = False) -> Fabric:
     """The devices, precision and strategy that `training` asks for; "auto" is settled here.
 
     Args:
-        alone: one process whatever the training has, to use what it made.
+        alone: one process whatever the training has, to use what it made; on the CPU where its
+            device is not there.
 
     Raises: RunError if a device is not there, or if several processes are asked for and none has
         started them.
     """
     for log in (rank_zero.log, logging.getLogger("lightning.fabric")):
         log.setLevel(logging.WARNING)  # they announce precision and processes on stderr
+    if alone and not torch.cuda.is_available():
+        training = replace(training, device="cpu")
     kind = device_kind(training)
     precision = training.precision
     if precision == "auto":
