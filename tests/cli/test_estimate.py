@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from torchsru.cli import main
+from torchsru.cli.estimate import estimate_recipe, rate_of
+from torchsru.recipes.run import load_vocabulary, open_run
 
 NAME = "python-bytes_debug"
 
@@ -61,9 +63,40 @@ def test_the_rate_of_a_finished_run_gives_its_time(tmp_path, capsys):
     assert number(found["hours"]) == pytest.approx(100_000 * seconds / 3600, rel=0.01)
 
 
+def test_the_rate_of_a_run_counts_the_vocabulary_it_has(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHSRU_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").write_text("".join(f"the cat {i} sat on the mat .\n" for i in range(300)))
+    run = tmp_path / "run"
+    words = ("--data.vocabulary", "words", "--data.vocabulary_size", "9000")  # there are fewer
+    argv = ["train", NAME, "--out", str(run), "--data", str(tmp_path / "text"), *words]
+    assert main([*argv, "--training.steps", "4"]) == 0
+    result, recipe = json.loads((run / "result.json").read_text()), open_run(run).recipe
+    size = load_vocabulary(open_run(run)).size
+    assert 200 < size < 400
+    rates = [
+        estimate_recipe(recipe, 1, n).step_flops * result["steps"] / result["seconds"]
+        for n in (size, 9000)
+    ]
+    assert rate_of(run) == rates[0] < rates[1]
+
+
+@pytest.mark.parametrize("kind", ["characters", "words"])
+def test_symbols_that_only_the_data_tell_are_given(capsys, kind):
+    argv = ["--data.vocabulary", kind]
+    assert main(["estimate", NAME, *argv]) == 2
+    assert capsys.readouterr().err == (
+        f"torchsru: how many {kind} the data have is known only once they are read: "
+        "give --symbols N\n"
+    )
+    few, many = (printed(capsys, NAME, *argv, "--symbols", n) for n in ("256", "1000"))
+    assert few == printed(capsys, NAME)  # in bytes
+    assert number(few["parameters"]) < number(many["parameters"])
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (["--symbols", "0"], "symbols must be at least 1, got 0"),
         (["--rate", "0"], "rate must be positive and finite, got 0.0"),
         (["--rate", "1e12", "--like", "x"], "rate must be left out beside --like"),
         (["--like", "nowhere"], "nowhere is not a run"),

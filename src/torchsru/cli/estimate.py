@@ -12,7 +12,7 @@ from torchsru.cli.arguments import add_recipe_options, make_parser, parse, recip
 from torchsru.data.prepare import expected_symbols
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, get_recipe
-from torchsru.recipes.run import open_run
+from torchsru.recipes.run import load_vocabulary, open_run
 from torchsru.train import RunError
 from torchsru.train.estimate import Estimate, estimate
 from torchsru.train.strategy import processes_here
@@ -36,6 +36,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--like", metavar="RUN", help="take the rate that a finished run reached on its devices"
     )
+    parser.add_argument(
+        "--symbols",
+        type=int,
+        metavar="N",
+        help="how many the vocabulary has, where that is known only once the data are read",
+    )
     add_recipe_options(parser)
     parsed = parse(parser, argv)
     try:
@@ -45,8 +51,10 @@ def main(argv: Sequence[str]) -> int:
             raise Refused("rate must be left out beside --like, which measures it")
         if rate is not None and not 0 < rate < math.inf:
             raise Refused(f"rate must be positive and finite, got {rate}")
+        if parsed.symbols is not None and parsed.symbols < 1:
+            raise Refused(f"symbols must be at least 1, got {parsed.symbols}")
         devices = processes_here(recipe.training) * recipe.training.nodes
-        found = estimate_recipe(recipe, devices)
+        found = estimate_recipe(recipe, devices, parsed.symbols or symbols_of(recipe))
         if parsed.like:
             rate = rate_of(Path(parsed.like))
     except (ValueError, RunError) as error:
@@ -56,8 +64,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def estimate_recipe(recipe: LanguageModelRecipe, devices: int) -> Estimate:
-    """The needs of a recipe on so many devices. Raises ValueError if its batch can't be dealt."""
+def symbols_of(recipe: LanguageModelRecipe) -> int:
+    """How many symbols its data will have. Raises Refused if only they can tell."""
+    try:
+        return expected_symbols(recipe.data)
+    except ValueError as error:
+        raise Refused(f"{error}: give --symbols N") from error
+
+
+def estimate_recipe(recipe: LanguageModelRecipe, devices: int, symbols: int) -> Estimate:
+    """The needs of a recipe on so many devices, with a vocabulary of so many symbols.
+
+    Raises: ValueError if its batch can't be dealt.
+    """
     training, data = recipe.training, recipe.data
     if data.batch % (parts := devices * training.accumulate):
         raise ValueError(
@@ -69,19 +88,22 @@ def estimate_recipe(recipe: LanguageModelRecipe, devices: int) -> Estimate:
         x = torch.zeros(data.unroll, data.batch // parts, dtype=torch.int64)
         return model.zipf_nats(x, state)
 
-    make_model = partial(LanguageModel, recipe.model, expected_symbols(data))
+    make_model = partial(LanguageModel, recipe.model, symbols)
     precision = "bfloat16" if training.precision == "auto" else training.precision
     return estimate(make_model, loss, training, precision=precision, devices=devices)
 
 
 def rate_of(folder: Path) -> float:
-    """The FLOP/s of each device in a finished run. Raises RunError if it is not finished."""
+    """The FLOP/s of each device in a finished run, with the vocabulary that it has.
+
+    Raises: RunError if it is not finished, or its vocabulary can't be read.
+    """
     run = open_run(folder)
     result = run.result
     if result is None:
         raise RunError(f"{folder} is not finished: it has no speed to go by")
     devices = result.get("devices", 1)
-    found = estimate_recipe(run.recipe, devices)
+    found = estimate_recipe(run.recipe, devices, load_vocabulary(run).size)
     return found.step_flops * result["steps"] / result["seconds"] / devices
 
 

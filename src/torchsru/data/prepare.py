@@ -62,7 +62,7 @@ def expected_symbols(data: TextData) -> int:
         return size
     if kind in ("bytes", "subwords"):
         return 256 if kind == "bytes" else SUBWORDS
-    raise ValueError(f"data.vocabulary_size must be given to know the {kind} of unread data, got 0")
+    raise ValueError(f"how many {kind} the data have is known only once they are read")
 
 
 def prepare(data: TextData, texts: Texts, name: str) -> Corpus:
