@@ -52,3 +52,20 @@ def test_make_has_the_targets_that_the_docs_name():
     named = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
     assert {"demo", "test"} <= named
     assert named - targets == set()
+
+
+def test_the_files_that_headers_name_exist():
+    """A file's header says where it is checked, and where its speed is measured."""
+    row = re.compile(r"^(?://)? *Check  .*(?:\n(?://)?  +\S.*)*", re.MULTILINE)
+    name = re.compile(r"\b(?:tests|src|csrc)/[\w/]*\w(?:\.\w+)?")
+    named = {
+        (str(file.relative_to(ROOT)), path)
+        for folder in ("src", "csrc")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in {".py", ".cpp", ".h"}
+        for found in row.findall(file.read_text(encoding="utf-8"))
+        for path in name.findall(found)
+    }
+    assert len(named) >= 30
+    assert ("csrc/kernels.cpp", "csrc/tests/kernel_tests.cpp") in named  # the second of a line
+    assert [(file, path) for file, path in sorted(named) if not (ROOT / path).exists()] == []

@@ -1,6 +1,6 @@
 """A corpus: what a model is trained on and what is held out, as symbols.
 
-Check      tests/data/test_corpus.py
+Check      tests/data/test_files.py, of plain files; tests/data/test_prepare.py, of prepared ones
 """
 
 import hashlib
