@@ -53,7 +53,8 @@ def linear_recurrence(
     Raises:
         ValueError: if shapes, types or devices disagree.
         RuntimeError: if the named backend cannot run, or if the values of cu_seqlens do not rise
-            from 0 to L (they are read inside the op).
+            from 0 to L (they are read inside the op;
+            on a GPU that is a device assertion, reported later).
     """
     check_input("a", a, "L, B, D")
     L, B, D = a.shape

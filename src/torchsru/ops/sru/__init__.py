@@ -92,7 +92,8 @@ def sru_recurrence(
         TypeError: if what should be a tensor is none.
         ValueError: if shapes, types or devices disagree.
         RuntimeError: if the named backend cannot run, or if the values of cu_seqlens do not rise
-            from 0 to L (they are read inside the op).
+            from 0 to L (they are read inside the op;
+            on a GPU that is a device assertion, reported later).
     """
     arguments = _check(
         u, x, v, b, c0, mask, cu_seqlens, out_mask,
