@@ -5,6 +5,7 @@ import signal
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torchsru.data import TextData, byte_corpus
 from torchsru.models import LanguageModel, LanguageModelConfig
 from torchsru.train import RunError, Training
 from torchsru.train import loop as module
-from torchsru.train.checkpoint import load_checkpoint
+from torchsru.train.checkpoint import checkpoints, load_checkpoint, load_weights
 from torchsru.train.language_model import LanguageModelling
 from torchsru.train.log import read_log
 from torchsru.train.loop import Interrupted, NotFinite, Position, fit, read_position
@@ -44,9 +45,9 @@ class Stopping(LanguageModelling):
         return super().batch(step)
 
 
-def make_task(data=DATA, seed=0, text=TEXT):
+def make_task(data=DATA, seed=0, text=TEXT, kind=Stopping):
     content = text.numpy().tobytes()
-    return Stopping(byte_corpus(content, content[:600]), data, seed)
+    return kind(byte_corpus(content, content[:600]), data, seed)
 
 
 def go(folder, training=TRAINING, model="sru", task=None, resume=False):
@@ -86,6 +87,75 @@ def frozen_embedding():
     model = LanguageModel(MODELS["sru"])
     model.embedding.requires_grad_(False)
     return model
+
+
+class Rated(Stopping):
+    """Its evaluations find what `scores` says, by the steps done."""
+
+    higher_is_better = True
+    scores: ClassVar = {2: 0.25, 4: 0.5, 6: math.nan, 8: 0.5, 10: 0.375, 12: 0.125}
+
+    def batch(self, step):
+        self.step = step
+        return super().batch(step)
+
+    def evaluate(self, model):
+        return {"accuracy": self.scores[self.step + 1], "nats": 0.0}
+
+
+def rated(stop_at=-1, **scores):
+    task = make_task(kind=Rated)
+    task.stop_at = stop_at
+    task.scores = Rated.scores | {int(step[1:]): score for step, score in scores.items()}
+    return task
+
+
+KEEPING = replace(TRAINING, evaluations=6, keep="best")
+
+
+def test_the_weights_of_the_best_evaluation_are_kept(tmp_path):
+    result = go(tmp_path / "run", KEEPING, task=rated())
+    assert (result["accuracy"], result["best_step"], result["steps"]) == (0.5, 4, 12)
+    assert [p.name for p in checkpoints(tmp_path / "run" / "best")] == [
+        "step-000000002",
+        "step-000000004",
+    ]
+    with pytest.raises(Interrupted, match="step 4"):
+        go(tmp_path / "stopped", KEEPING, task=rated(stop_at=3))
+    there = load_checkpoint(tmp_path / "stopped" / "checkpoints").model
+    best, last = LanguageModel(MODELS["sru"]), LanguageModel(MODELS["sru"])
+    facts = load_weights(tmp_path / "run" / "best", best)
+    assert (facts["step"], facts["numbers"]) == (4, {"accuracy": 0.5, "nats": 0.0})
+    torch.testing.assert_close(best.state_dict(), there, rtol=0, atol=0)
+    load_weights(tmp_path / "run" / "checkpoints", last)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(last.state_dict(), there, rtol=0, atol=0)
+
+
+def test_the_best_is_kept_over_a_resumption(tmp_path):
+    with pytest.raises(Interrupted, match="step 9"):
+        go(tmp_path, KEEPING, task=rated(stop_at=8))
+    result = go(tmp_path, KEEPING, task=rated(), resume=True)
+    assert (result["accuracy"], result["best_step"]) == (0.5, 4)
+
+
+def test_a_best_from_which_the_run_does_not_go_on_is_forgotten(tmp_path):
+    """A run was killed after the evaluation of step 10; its checkpoint is of step 6."""
+    go(tmp_path, KEEPING, task=rated(_10=0.75))
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000000012")
+    result = go(tmp_path, KEEPING, task=rated(), resume=True)
+    assert (result["accuracy"], result["best_step"]) == (0.5, 4)
+
+
+def test_an_evaluation_that_is_not_a_number_is_never_the_best(tmp_path):
+    result = go(tmp_path, KEEPING, task=rated(_2=math.nan, _4=0.0, _8=-1.0, _10=-1.0, _12=-1.0))
+    assert (result["accuracy"], result["best_step"]) == (0.0, 4)
+
+
+def test_keeping_the_best_needs_evaluations():
+    with pytest.raises(ValueError, match="evaluations must be positive with keep 'best', got 0"):
+        replace(KEEPING, evaluations=0)
 
 
 def test_a_run_with_frozen_parameters_resumes_bit_for_bit(tmp_path):

@@ -3,6 +3,7 @@
     RUN/checkpoints/step-000001200/model.safetensors     the weights
                                    training.safetensors  optimiser, recurrent states, random states
                                    training.json         step, seconds, shape of the state, sums
+    RUN/best/step-000001000/       model.safetensors, training.json: of the best evaluation
 Atomic   written beside its place, flushed to disk, then renamed
 Ranks    rank 0 writes; weights and optimiser are whole, whatever the strategy, and the states are
          those of all rows, so that a run may go on with another strategy or number of processes
@@ -105,6 +106,49 @@ def save_checkpoint(
         ranks.first(write)
     ranks.first(lambda: tidy(folder))
     return final
+
+
+def save_best(
+    folder: Path, *, model: nn.Module, facts: dict[str, Any], ranks: Ranks = ALONE
+) -> None:
+    """Write the weights alone to `folder`/step-N; remove all but it and the one before it.
+
+    Args:
+        facts: JSON-ready; "step", and "numbers", those of the evaluation.
+        ranks: all of them call this together.
+
+    Raises: RunError if it can't be written.
+    """
+    weights = gathered(model.state_dict(), ranks)
+
+    def write() -> None:
+        content = to_bytes(weights)
+        about = {
+            "format": FORMAT,
+            "torchsru": torchsru.__version__,
+            "files": {WEIGHTS: summary(content)},
+            **facts,
+        }
+        files = {WEIGHTS: content, FACTS: json.dumps(about, indent=1).encode()}
+        remove_folder(final := folder / name_of(facts["step"]))  # of a run that was resumed before
+        write_folder(final, files)
+        tidy(folder)
+
+    ranks.first(write)
+
+
+def find_best(folder: Path, step: int) -> dict[str, Any] | None:
+    """The facts of the best evaluation up to a step; None if there was none. Later ones, from which
+    a run does not go on, are removed.
+
+    Raises: RunError if it is damaged, or of another version.
+    """
+    clean(folder)
+    for path in checkpoints(folder):
+        if step_of(path) > step:
+            remove_folder(path)
+    found = checkpoints(folder)
+    return read_facts(found[-1]) if found else None
 
 
 def tidy(folder: Path) -> None:

@@ -8,11 +8,13 @@ Optimizer = Literal["adamw", "adam", "radam", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Strategy = Literal["auto", "ddp", "fsdp"]
+Keep = Literal["last", "best"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Optimiser, schedule and budget. At least one of `steps` and `seconds` ends the run."""
+    """Optimiser, schedule and budget: one at least of `steps`, `epochs` and `seconds` ends the
+    run."""
 
     lr: float = 1e-3
     """Peak learning rate, after the warm-up."""
@@ -20,6 +22,8 @@ class Training:
     """Learning rate of embedding tables, in units of `lr`: a row is met but now and then."""
     steps: int | None = None
     """Budget in optimiser steps."""
+    epochs: float | None = None
+    """Budget in passes over the training data, in place of `steps`."""
     seconds: float | None = None
     """Budget in seconds spent in training steps; evaluation and saving are not counted."""
     warmup: float = 0.05
@@ -73,13 +77,18 @@ class Training:
     """Evaluations on held-out data, spread evenly over the budget, the last at its end."""
     checkpoints: int = 10
     """Checkpoints spread evenly over the budget; the end of the run saves one in any case."""
+    keep: Keep = "last"
+    """Weights that the run gives: "last"; or "best", those of the best evaluation, as in papers
+    that choose a model on held-out data and judge it on a test set."""
     log_every: int = 10
     """Optimiser steps per row of the log."""
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.seconds is None:
-            raise ValueError("steps or seconds must be set: they end the run")
-        for name in ("lr", "embedding_lr", "steps", "seconds", "clip"):
+        if self.steps is None and self.epochs is None and self.seconds is None:
+            raise ValueError("steps, epochs or seconds must be set: they end the run")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"epochs must be None beside steps = {self.steps}, got {self.epochs}")
+        for name in ("lr", "embedding_lr", "steps", "epochs", "seconds", "clip"):
             if (value := getattr(self, name)) is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
         for name in ("warmup", "decay_from"):
@@ -89,6 +98,8 @@ class Training:
             raise ValueError(f"decay_to must lie in (0, 1], got {self.decay_to}")
         if (warm := self.warmup_steps) is not None and not 0 <= warm <= (self.steps or -1):
             raise ValueError(f"warmup_steps must lie in [0, steps = {self.steps}], got {warm}")
+        if self.keep == "best" and not self.evaluations:
+            raise ValueError("evaluations must be positive with keep 'best', got 0")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
         for name, least in (
@@ -113,6 +124,7 @@ class Training:
             ("precision", get_args(Precision)),
             ("device", get_args(Device)),
             ("strategy", get_args(Strategy)),
+            ("keep", get_args(Keep)),
         ):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -39,12 +39,15 @@ class LanguageModelling:
         seed: of the data's order.
     """
 
+    higher_is_better = False
+
     def __init__(self, corpus: Corpus, data: TextData, seed: int):
         train = corpus.train
         self.unit = corpus.vocabulary.unit
         self.vocabulary = corpus.vocabulary
         self.content = corpus.content
         self.streams = Streams(train.ids, data.batch, data.unroll, seed, train.ends)
+        self.steps_per_pass = self.streams.steps_per_pass
         self.heldout = HeldOut(corpus.valid, corpus.vocabulary, data)
 
     def batch(self, step: int) -> Segment:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,17 @@ from torch.distributed.tensor import DTensor
 
 from torchsru.nn.state import detach
 from torchsru.train import environment
-from torchsru.train.checkpoint import checkpoints, load_checkpoint, restore, save_checkpoint
+from torchsru.train.checkpoint import (
+    checkpoints,
+    find_best,
+    load_checkpoint,
+    restore,
+    save_best,
+    save_checkpoint,
+)
 from torchsru.train.config import Training
 from torchsru.train.folder import (
+    BEST,
     CHECKPOINTS,
     RECIPE,
     RESULT,
@@ -109,7 +117,7 @@ def fit(
 
     Args:
         folder: the run's own; created here, held against other processes until the end.
-        task: batches, loss and evaluation.
+        task: batches, loss and evaluation; by its passes, `training.epochs` become steps.
         make_model: called once on each rank, after seeding.
         about: JSON-ready, "name" among it; written to RUN/recipe.json, once. A resumption is added
             to the list "resumed" in it, with the step and the `about` it went on with.
@@ -121,6 +129,9 @@ def fit(
         use or can't be written, or if the checkpoint is damaged or does not fit; once training has
         begun, it names the newest checkpoint.
     """
+    if training.epochs is not None:
+        in_steps = math.ceil(training.epochs * task.steps_per_pass)
+        training = replace(training, steps=in_steps, epochs=None)
     fabric = make_fabric(training)
     fabric.launch()
     ranks = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
@@ -141,6 +152,7 @@ def fit(
     states: list[Any] = [None] * parts
     at = Position()
     found: dict[str, float] = {}
+    best: dict[str, Any] | None = None  # facts of the best evaluation, with Training.keep "best"
     if ranks.rank:
         torch.manual_seed(own_seed(training.seed, ranks.rank, 0))  # another dropout on each rank
     model.train()
@@ -187,6 +199,8 @@ def fit(
                 )
         else:
             ranks.first(lambda: check_free(folder))
+        if training.keep == "best":
+            best = ranks.share(ranks.first(lambda: find_best(folder / BEST, at.step)))
         is_done = (folder / RESULT).exists() and budget_used(training, at.step, at.seconds) == 1
         if ranks.share(is_done):
             return ranks.all(lambda: read_json(folder / RESULT))
@@ -293,6 +307,9 @@ def fit(
                 if log:
                     log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
                 live.evaluated(at.step, at.seconds, found)
+                if training.keep == "best" and ranks.share(is_better(task, found, best)):
+                    best = {"step": at.step, "content": task.content, "numbers": found}
+                    save_best(folder / BEST, model=raw_model, facts=best, ranks=ranks)
             stop = any(ranks.sum(interrupt.asked))  # read once: a signal may come between the lines
             if stop or is_due(training.checkpoints, used, now_used):
                 save()
@@ -300,6 +317,8 @@ def fit(
                 raise Interrupted(f"stopped at step {at.step:,} and saved")
 
         save()
+        if best:
+            found = {**best["numbers"], "best_step": best["step"]}
         result = {
             **(found or evaluate(task, model)[0]),
             "parameters": sum(p.numel() for p in parameters),
@@ -316,6 +335,15 @@ def fit(
         }
         ranks.first(lambda: write_file(folder / RESULT, json.dumps(result, indent=1) + "\n"))
         return ranks.share(result)
+
+
+def is_better(task: Task, found: dict[str, float], best: dict[str, Any] | None) -> bool:
+    """Whether an evaluation is better than the best one before, by its first number; NaN is worse
+    than any other."""
+    name = next(iter(found))
+    if best is None or math.isnan(before := best["numbers"][name]):
+        return True
+    return found[name] > before if task.higher_is_better else found[name] < before
 
 
 def own_seed(seed: int, rank: int, step: int) -> int:

@@ -19,6 +19,10 @@ class Task(Protocol):
     """What is counted and predicted, in the singular: "byte", "word"."""
     content: str
     """Hash of all that batch() can return, so that a resumed run sees the same data."""
+    steps_per_pass: int
+    """Batches in a pass over the data, at least 1."""
+    higher_is_better: bool
+    """Of the first of the numbers that evaluate() returns, by which a run is judged."""
 
     def batch(self, step: int) -> Any:
         """The step-th batch, any step from 0."""
