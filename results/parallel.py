@@ -27,7 +27,8 @@ from torchsru.models import LanguageModel
 from torchsru.ops import _parallel, sru_recurrence
 from torchsru.ops.sru import pytorch
 from torchsru.ops.sru.parallel import Forget, solve
-from torchsru.recipes.run import load_model, open_run
+from torchsru.recipes.language_model import load_model
+from torchsru.recipes.run import open_run
 from torchsru.train.environment import describe
 
 ROWS = Path(__file__).with_name("parallel.jsonl")

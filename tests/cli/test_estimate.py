@@ -6,7 +6,8 @@ import pytest
 
 from torchsru.cli import main
 from torchsru.cli.estimate import estimate_recipe, rate_of
-from torchsru.recipes.run import load_vocabulary, open_run
+from torchsru.recipes.language_model import load_vocabulary
+from torchsru.recipes.run import open_run
 
 NAME = "python-bytes_debug"
 

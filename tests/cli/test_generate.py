@@ -15,7 +15,8 @@ from torchsru.cli import generate as command
 from torchsru.cli import main
 from torchsru.cli.generate import in_order
 from torchsru.models.generate import Piece, generate_text
-from torchsru.recipes.run import load_model, open_run
+from torchsru.recipes.language_model import load_model
+from torchsru.recipes.run import open_run
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,15 @@ from torchsru.data.prepare import expected_symbols
 from torchsru.data.published import PUBLISHED
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, from_json, get_recipe, to_json
-from torchsru.recipes.run import (
-    evaluate_run,
-    load_model,
-    load_vocabulary,
-    open_run,
-    train,
-    with_absolute_paths,
-)
+from torchsru.recipes.language_model import load_model, load_vocabulary
+from torchsru.recipes.run import evaluate_run, open_run, train
 from torchsru.train import RunError
 from torchsru.train.checkpoint import summary
 from torchsru.train.log import read_log
 from torchsru.train.schedule import learning_rate
 
-NAMES = [name for name in find_recipes() if not name.endswith("_debug")]
+MODELS = [n for n in find_recipes() if isinstance(get_recipe(n), LanguageModelRecipe)]
+NAMES = [name for name in MODELS if not name.endswith("_debug")]
 
 
 @torch.no_grad()
@@ -160,7 +155,7 @@ def test_the_pair_differs_in_the_layers_and_the_learning_rate_alone():
     assert replace(lstm.training, lr=sru.training.lr) == sru.training
 
 
-@pytest.mark.parametrize("name", find_recipes())
+@pytest.mark.parametrize("name", MODELS)
 def test_json_brings_a_recipe_back(name):
     recipe = get_recipe(name)
     assert from_json(LanguageModelRecipe, json.loads(json.dumps(to_json(recipe)))) == recipe
@@ -454,5 +449,6 @@ def test_a_name_on_the_hub_is_no_path_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "local").mkdir()
     for name, kept in (("no/such", "no/such"), ("local", str(tmp_path / "local"))):
-        data = TextData(source="hub", paths=(name,))
-        assert with_absolute_paths(data).paths == (kept,)
+        recipe = get_recipe("python-bytes")
+        recipe = replace(recipe, data=TextData(source="hub", paths=(name,)))
+        assert recipe.with_absolute_paths().data.paths == (kept,)

@@ -25,7 +25,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.train.dying import NAME, child, hold_until_killed, run, small_recipe
 
-from torchsru.recipes.run import evaluate_run, load_model, open_run, train
+from torchsru.recipes.language_model import load_model
+from torchsru.recipes.run import evaluate_run, open_run, train
 from torchsru.train import RunError
 from torchsru.train.checkpoint import load_checkpoint, summary
 from torchsru.train.folder import hold

@@ -7,19 +7,29 @@ import typing
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from torchsru.cli import Refused
-from torchsru.recipes import LanguageModelRecipe, from_json, to_json
+from torchsru.recipes import RECIPES, LanguageModelRecipe, Recipe, from_json, get_recipe, to_json
+
+R = TypeVar("R", bound=Recipe)
 
 PATHS = "--data.paths"  # also written --data PATH ...
+PARTS = ("model", "data", "training")
 
 
-def add_recipe_options(parser: ArgumentParser) -> None:
+def kind_of(argv: Sequence[str]) -> type[Recipe]:
+    """The kind of the recipe that is named first; a language model's if none is."""
+    named = next((word for word in argv if word in RECIPES), None)
+    return type(get_recipe(named)) if named else LanguageModelRecipe
+
+
+def add_recipe_options(parser: ArgumentParser, recipe: type[Recipe]) -> None:
     """Add an option for each field; what is not given is not in the parsed values either."""
-    for part, kind in typing.get_type_hints(LanguageModelRecipe).items():
+    for part in PARTS:
+        kind = typing.get_type_hints(recipe)[part]
         hints, described = typing.get_type_hints(kind), dict(field_docs(kind))
         for field in fields(kind):
             option, about = f"--{part}.{field.name}", described[field.name].replace("%", "%%")
@@ -30,14 +40,14 @@ def add_recipe_options(parser: ArgumentParser) -> None:
             parser.add_argument(option, default=SUPPRESS, help=about, **more)
 
 
-def recipe_from(base: LanguageModelRecipe, parsed: Namespace) -> LanguageModelRecipe:
+def recipe_from(base: R, parsed: Namespace) -> R:
     """`base` with the fields that were given. Raises Refused naming field, rule, value."""
     values = to_json(base)
     for part in values:
         if given := parsed.get(part):
             values[part] |= given.as_dict()
     try:
-        return from_json(LanguageModelRecipe, values)
+        return from_json(type(base), values)
     except ValueError as error:
         raise Refused(str(error)) from error
 

@@ -24,8 +24,9 @@ from torchsru.cli.arguments import make_parser, parse
 from torchsru.cli.train import run
 from torchsru.data import ByteVocabulary, DataError, load_corpus
 from torchsru.models.generate import Sampling, generate_text
-from torchsru.recipes import LanguageModelRecipe, get_recipe
-from torchsru.recipes.run import load_model, open_run
+from torchsru.recipes import Recipe, get_recipe
+from torchsru.recipes.language_model import load_model
+from torchsru.recipes.run import open_run
 from torchsru.train import RunError
 from torchsru.train.folder import write_file
 from torchsru.train.log import read_log
@@ -94,7 +95,7 @@ def demo(argv: Sequence[str]) -> int:
     return 0
 
 
-def with_budget(recipe: LanguageModelRecipe, seconds: float | None) -> LanguageModelRecipe:
+def with_budget(recipe: Recipe, seconds: float | None) -> Recipe:
     """The recipe with a budget of so many seconds; None: its own. Raises Refused."""
     if seconds is None:
         return recipe

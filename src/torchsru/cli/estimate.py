@@ -12,14 +12,16 @@ from torchsru.cli.arguments import add_recipe_options, make_parser, parse, recip
 from torchsru.data.prepare import expected_symbols
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, get_recipe
-from torchsru.recipes.run import load_vocabulary, open_run
+from torchsru.recipes.language_model import load_vocabulary
+from torchsru.recipes.run import open_run
 from torchsru.train import RunError
 from torchsru.train.estimate import Estimate, estimate
 from torchsru.train.strategy import processes_here
 
+NAMES = [name for name in find_recipes() if isinstance(get_recipe(name), LanguageModelRecipe)]
 DESCRIPTION = (
-    f"What a recipe needs: {', '.join(find_recipes())}. Every field is an option, as for train. "
-    "Nothing is trained and no data are read."
+    f"What a language model's recipe needs: {', '.join(NAMES)}. Every field is an option, as for "
+    "train. Nothing is trained and no data are read."
 )
 
 
@@ -42,10 +44,10 @@ def main(argv: Sequence[str]) -> int:
         metavar="N",
         help="how many the vocabulary has, where that is known only once the data are read",
     )
-    add_recipe_options(parser)
+    add_recipe_options(parser, LanguageModelRecipe)
     parsed = parse(parser, argv)
     try:
-        recipe = recipe_from(get_recipe(parsed.recipe), parsed)
+        recipe = recipe_from(language_model(parsed.recipe), parsed)
         rate = parsed.rate
         if rate is not None and parsed.like:
             raise Refused("rate must be left out beside --like, which measures it")
@@ -62,6 +64,14 @@ def main(argv: Sequence[str]) -> int:
     for name, value in rows(recipe, found, devices, rate):
         print(f"{name:<17} {value}")
     return 0
+
+
+def language_model(name: str) -> LanguageModelRecipe:
+    """The recipe of that name. Raises ValueError if there is none, or it is of another task."""
+    recipe = get_recipe(name)
+    if not isinstance(recipe, LanguageModelRecipe):
+        raise ValueError(f"recipe must be a language model's, got {name!r} of {recipe.task}")
+    return recipe
 
 
 def symbols_of(recipe: LanguageModelRecipe) -> int:
@@ -98,7 +108,7 @@ def rate_of(folder: Path) -> float:
 
     Raises: RunError if it is not finished, or its vocabulary can't be read.
     """
-    run = open_run(folder)
+    run = open_run(folder, LanguageModelRecipe)
     result = run.result
     if result is None:
         raise RunError(f"{folder} is not finished: it has no speed to go by")

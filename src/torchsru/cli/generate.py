@@ -10,7 +10,8 @@ from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
 from torchsru.models import LanguageModel
 from torchsru.models.generate import Piece, Sampling, check_not_negative, generate_text
-from torchsru.recipes.run import Run, load_model, load_vocabulary, open_run
+from torchsru.recipes.language_model import LanguageModelRecipe, load_model, load_vocabulary
+from torchsru.recipes.run import Run, open_run
 from torchsru.train import RunError
 from torchsru.train.strategy import make_fabric
 
@@ -80,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that can't show a character shows "?"
         sys.stdout.reconfigure(errors="replace")
     try:
-        run = open_run(Path(parsed.run))
+        run = open_run(Path(parsed.run), LanguageModelRecipe)
         pieces = generate_text(
             load_on_device(run, parsed.memory),
             load_vocabulary(run),

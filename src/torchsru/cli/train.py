@@ -9,9 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchsru.cli import Refused
-from torchsru.cli.arguments import add_recipe_options, make_parser, parse, recipe_from
+from torchsru.cli.arguments import (
+    add_recipe_options,
+    kind_of,
+    make_parser,
+    parse,
+    recipe_from,
+)
 from torchsru.data import DataError
-from torchsru.recipes import LanguageModelRecipe, find_recipes, get_recipe
+from torchsru.recipes import Recipe, find_recipes, get_recipe
 from torchsru.recipes.run import open_run, train
 from torchsru.train import RunError
 from torchsru.train.launch import launch
@@ -32,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="name of the recipe")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on where the run stopped")
-    add_recipe_options(parser)
+    add_recipe_options(parser, kind_of(argv))
     parsed = parse(parser, argv)
     name = parsed.recipe
     if name is None:
@@ -61,9 +67,7 @@ def main(argv: Sequence[str]) -> int:
         return 2  # the first process of this machine says it
 
 
-def run(
-    name: str, recipe: LanguageModelRecipe, folder: Path, *, resume: bool, quiet: bool = False
-) -> int:
+def run(name: str, recipe: Recipe, folder: Path, *, resume: bool, quiet: bool = False) -> int:
     """Train; say how to go on if interrupted, else where the model is unless quiet.
 
     Returns: the exit code.
@@ -87,6 +91,6 @@ def run(
     judged, value = next(iter(result.items()))  # the number that a run is judged by comes first
     print(
         f"held-out {judged.replace('_', ' ')} {value:.3f}, saved in {folder}\n"
-        f"next: torchsru eval {where}; torchsru generate {where} --prompt 'def '"
+        f"next: {recipe.next_command(where)}"
     )
     return 0

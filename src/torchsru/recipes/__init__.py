@@ -10,10 +10,10 @@ from torchsru.recipes import (
     python_bytes,
     wikitext103,
 )
-from torchsru.recipes.base import LanguageModelRecipe, from_json, to_json
-from torchsru.recipes.debug import debug
+from torchsru.recipes.base import Recipe, from_json, to_json
+from torchsru.recipes.language_model import LanguageModelRecipe
 
-Make = Callable[[], LanguageModelRecipe]
+Make = Callable[[], Recipe]
 
 NAMED: dict[str, Make] = {
     "python-bytes": python_bytes.python_bytes,
@@ -35,8 +35,8 @@ NAMED: dict[str, Make] = {
 
 
 def _twin(make: Make) -> Make:
-    def make_debug() -> LanguageModelRecipe:
-        return debug(make())
+    def make_debug() -> Recipe:
+        return make().debug()
 
     said = (make.__doc__ or "").splitlines()[0]
     make_debug.__doc__ = f"In seconds, small: {said}"
@@ -52,11 +52,19 @@ def find_recipes() -> list[str]:
     return sorted(RECIPES)
 
 
-def get_recipe(name: str) -> LanguageModelRecipe:
+def get_recipe(name: str) -> Recipe:
     """The recipe of that name. Raises ValueError naming the known ones."""
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; known are {', '.join(find_recipes())}")
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "LanguageModelRecipe", "find_recipes", "from_json", "get_recipe", "to_json"]
+__all__ = [
+    "RECIPES",
+    "LanguageModelRecipe",
+    "Recipe",
+    "find_recipes",
+    "from_json",
+    "get_recipe",
+    "to_json",
+]

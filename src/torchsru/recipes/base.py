@@ -1,34 +1,100 @@
-"""A recipe: a run as a named, typed value. Saved as JSON, it can name no code."""
+"""A recipe: a run as a named, typed value. Saved as JSON, it can name no code.
+
+Each task has a subclass, in a module of its own, listed in torchsru.recipes.tasks; all share the
+loop, the run's folder and the commands `train`, `eval` and `recipes`.
+"""
 
 import types
 import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
-from torchsru.data import TextData
-from torchsru.models import LanguageModelConfig
+from torch import nn
+
+from torchsru.train.checkpoint import checkpoints, load_weights
 from torchsru.train.config import Training
+from torchsru.train.folder import BEST, CHECKPOINTS, RESULT, RunError, read_json
+from torchsru.train.task import Task
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LanguageModelRecipe:
-    """A language model: its shape, its data, its training."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a recipe needs to be trained, its data read and checked."""
 
-    model: LanguageModelConfig
-    data: TextData
+    task: Task
+    make_model: Callable[[], nn.Module]
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """{name: content} of files that the run's folder holds beside the recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A model's shape, its data, its training; subclasses say of what types, and of what task."""
+
+    model: Any
+    data: Any
     training: Training
 
-    def __post_init__(self) -> None:
-        if self.data.batch % self.training.accumulate:
-            raise ValueError(
-                f"training.accumulate must divide data.batch = {self.data.batch}, "
-                f"got {self.training.accumulate}"
-            )
+    task: ClassVar[str] = "any"
+    """The task's name, in a run's recipe.json."""
+
+    def prepare(self) -> Prepared:
+        """Read and check the data. Raises DataError."""
+        raise NotImplementedError
+
+    def evaluate(
+        self, run: "Run", *, paths: tuple[str, ...], split: str, layout: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Numbers of a run of this recipe; see `torchsru.recipes.run.evaluate_run`."""
+        raise NotImplementedError
+
+    def debug(self) -> "Recipe":
+        """The same in seconds, small: what the twin NAME_debug is."""
+        raise NotImplementedError
+
+    def with_absolute_paths(self) -> "Recipe":
+        """The same from any folder."""
+        raise NotImplementedError
+
+    def next_command(self, run: str) -> str:
+        """What to type once a run is done; `run`: its folder, quoted."""
+        raise NotImplementedError
 
 
-def to_json(recipe: LanguageModelRecipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Run:
+    """A run folder that holds a recipe."""
+
+    folder: Path
+    name: str
+    recipe: Any
+    """A `Recipe`, as it was last resumed."""
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The numbers of a finished run, None before. Raises RunError if they can't be read."""
+        file = self.folder / RESULT
+        return read_json(file) if file.exists() else None
+
+    def load_weights(self, model: nn.Module) -> dict[str, Any]:
+        """Put the run's weights into a model, those of the best evaluation where the recipe keeps
+        them, else the newest. Returns what the checkpoint says of the training.
+
+        Raises: RunError if there are none yet, or they are damaged or do not fit.
+        """
+        best = self.folder / BEST
+        keeps = self.recipe.training.keep == "best" and checkpoints(best)
+        facts = load_weights(best if keeps else self.folder / CHECKPOINTS, model)
+        if facts is None:
+            raise RunError(f"{self.folder} has saved no weights yet")
+        return facts
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as nested JSON-ready dicts; `from_json` reads them back."""
     return asdict(recipe)
 
@@ -50,7 +116,7 @@ def from_json(kind: type[T], values: Any, where: str = "") -> T:
     renamed = getattr(kind, "renamed", {})
     values = {renamed.get(name, name): value for name, value in values.items()}
     hints = typing.get_type_hints(kind)
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"{prefix}{unknown[0]} is unknown; fields are {', '.join(sorted(known))}")

@@ -6,8 +6,8 @@ Data     name the unpacked folder: torchsru train billion-word-srupp-base --data
 from dataclasses import replace
 
 from torchsru.data import TextData
-from torchsru.recipes.base import LanguageModelRecipe
 from torchsru.recipes.enwik8 import enwik8_srupp_base
+from torchsru.recipes.language_model import LanguageModelRecipe
 
 
 def billion_word_srupp_base() -> LanguageModelRecipe:

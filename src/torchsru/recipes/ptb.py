@@ -5,7 +5,7 @@ Data     name the unpacked folder: torchsru train ptb-sru --data simple-examples
 
 from torchsru.data import TextData
 from torchsru.models import LanguageModelConfig
-from torchsru.recipes.base import LanguageModelRecipe
+from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.train.config import Training
 
 TRAIN_WORDS = 929_589

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchsru.data import TextData
 from torchsru.models import LanguageModelConfig
-from torchsru.recipes.base import LanguageModelRecipe
+from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.train.config import Training
 
 #: name: what it is, the learning rate, the model's fields

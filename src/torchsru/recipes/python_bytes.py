@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torchsru.data import TextData
 from torchsru.models import LanguageModelConfig
-from torchsru.recipes.base import LanguageModelRecipe
+from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.train.config import Training
 
 

@@ -1,0 +1,8 @@
+"""The tasks that a recipe can be of. The registry is closed: a saved run names one of these."""
+
+from torchsru.recipes.base import Recipe
+from torchsru.recipes.language_model import LanguageModelRecipe
+
+TASKS: dict[str, type[Recipe]] = {
+    kind.task: kind for kind in (LanguageModelRecipe,)
+}
