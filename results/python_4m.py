@@ -136,11 +136,36 @@ def table() -> None:
         f"{about['machine']['cpu']}, {about['machine']['threads']} threads, "
         f"torch {about['versions']['torch']}; {len(SEEDS)} seeds; rows: `results/{ROWS.name}`.",
     ]
+    lines += ["", *findings(found)]
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     text = "\n".join([BEGIN, "", *lines, "", END])
     PAGE.write_text(before + text + rest.split(END)[1], encoding="utf-8")
     draw(found)
+
+
+def findings(found: dict[str, list[dict]]) -> list[str]:
+    """What the curves say of the two expectations on the page; [] as long as a model is missing."""
+    mean = {}
+    for model, runs in found.items():
+        points = zip(*(r["curve"] for r in runs), strict=True)
+        mean[model] = [statistics.mean(b for _, b in point) for point in points]
+    if mean.keys() != MODELS.keys():
+        return []
+    lines = [
+        "| mean bits per byte, less is better | at the end | below Transformer-XL | below SRU |"
+    ]
+    lines.append("|---|---|---|---|")
+    for model, curve in mean.items():
+        cells = []
+        for other in ("transformer-xl", "sru"):
+            below = sum(ours < theirs for ours, theirs in zip(curve, mean[other], strict=True))
+            difference = curve[-1] - mean[other][-1]
+            said = f"{below} of {len(curve)} evaluations, {difference:+.3f} at the end"
+            cells.append("" if model == other else said)
+        name = MODELS[model][0]
+        lines.append(f"| {name} | {curve[-1]:.3f} | {' | '.join(cells)} |")
+    return lines
 
 
 def draw(found: dict[str, list[dict]]) -> None:
