@@ -7,7 +7,6 @@ from torchsru.data import DataError
 from torchsru.data.classification import (
     PUBLISHED,
     ClassificationData,
-    Labelled,
     Published,
     load_labelled,
     read_lines,
@@ -15,6 +14,11 @@ from torchsru.data.classification import (
 )
 
 NEL = "\x85"
+
+
+def pairs(found):
+    """Without where they stand."""
+    return [(item.label, item.text) for item in found]
 
 
 def write(file, content):
@@ -33,12 +37,14 @@ def load(file, source="lines", **fields):
 def test_published_lines_are_read_as_they_were_written(tmp_path):
     """Latin-1 with characters that Python takes for line ends; and line ends of every kind."""
     content = f"0 caf\xe9 {NEL} noir \n1 plain\r\n".encode("latin-1")
-    assert read_lines(write(tmp_path / "a", content)) == [
+    found = read_lines(write(tmp_path / "a", content))
+    assert found[1].where.endswith("a' line 2")
+    assert pairs(found) == [
         ("0", f"caf\xe9 {NEL} noir"),
         ("1", "plain"),
     ]
     utf8 = "\ufeff0 caf\xe9\n1 plain"  # a byte order mark, and no line end
-    assert read_lines(write(tmp_path / "b", utf8)) == [("0", "caf\xe9"), ("1", "plain")]
+    assert pairs(read_lines(write(tmp_path / "b", utf8))) == [("0", "caf\xe9"), ("1", "plain")]
 
 
 @pytest.mark.parametrize(
@@ -55,13 +61,16 @@ def test_bad_lines_are_named(tmp_path, content, told):
 
 
 def test_tables_of_every_form_hold_the_same(tmp_path):
-    expected = [Labelled("good", 'a "fine", film'), Labelled("bad", "a\nbore")]
+    expected = [("good", 'a "fine", film'), ("bad", "a\nbore")]
     comma = 'id,label,text\n1,good,"a ""fine"", film"\n2,bad,"a\nbore"\n'
     tab = 'text\tlabel\n"a ""fine"", film"\tgood\n"a\nbore"\tbad\n'
     rows = [{"label": label, "text": text, "id": 3} for label, text in expected]
     json_lines = "".join(json.dumps(row) + "\n" for row in rows)
     for name, content in (("a.csv", comma), ("a.tsv", tab), ("a.jsonl", json_lines)):
-        assert read_table(write(tmp_path / name, content), "label", "text") == expected, name
+        found = read_table(write(tmp_path / name, content), "label", "text")
+        assert pairs(found) == expected, name
+        line = 2 if name == "a.jsonl" else 4  # where the row ends
+        assert found[1].where == f"{str(tmp_path / name)!r} line {line}"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,7 @@ def test_wrong_and_missing_files_are_named(tmp_path, small_sets):
     ):
         load(tmp_path, "mr")
     write(tmp_path / "rt-polarity.all", lines(106, "012"))
-    with pytest.raises(DataError, match="line 3: label must be one of 0, 1, got '2'"):
+    with pytest.raises(DataError, match=r"line 3: label must be one of mr's, 0, 1, got '2'"):
         load(tmp_path, "mr")
     with pytest.raises(DataError, match="source 'mr' is not part of the package"):
         load_labelled(ClassificationData(source="mr"))
@@ -163,7 +172,7 @@ def test_sets_that_can_not_be_learned_are_refused(tmp_path):
     with pytest.raises(DataError, match="holds too few sentences: none is left for valid"):
         load(write(tmp_path / "a", lines(3)), folds=10, fold=2)
     train, test = write(tmp_path / "a", lines(40)), write(tmp_path / "b", "2 other\n")
-    with pytest.raises(DataError, match=r"label '2' is in the test part .* which has 0, 1"):
+    with pytest.raises(DataError, match=r"b' line 1: label must be one of .*, 0, 1, got '2'"):
         load(train, test_paths=(str(test),))
 
 

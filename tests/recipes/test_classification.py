@@ -18,6 +18,7 @@ from torchsru.recipes.classification import (
 )
 from torchsru.recipes.run import evaluate_run, open_run, train
 from torchsru.train import RunError
+from torchsru.train.checkpoint import load_checkpoint
 
 GOOD, BAD = ["fine", "lovely", "warm"], ["dull", "cold", "stale"]
 FILLERS = ["the", "a", "film", "plot", "is", "was", "and", "very", "quite", "actor", "scene", "it"]
@@ -75,18 +76,20 @@ def test_json_brings_a_recipe_back(name):
     assert from_json(ClassificationRecipe, json.loads(json.dumps(to_json(recipe)))) == recipe
 
 
-def test_a_run_is_stopped_and_resumed(tmp_path, reviews):
+def test_a_run_that_goes_on_ends_where_a_whole_one_does(tmp_path, reviews):
     name, recipe = make("sru", reviews)
-    train(name, recipe, tmp_path / "whole")
-    short = replace(recipe, training=replace(recipe.training, schedule="constant"))
-    long = replace(short, training=replace(short.training, steps=90))
-    train(name, short, tmp_path / "parts")
-    result = train(name, long, tmp_path / "parts", resume=True)
-    assert result["steps"] == 90
+    whole = replace(
+        recipe, training=replace(recipe.training, schedule="constant", warmup=0, steps=50)
+    )
+    train(name, whole, tmp_path / "whole")
+    half = replace(whole, training=replace(whole.training, steps=30))
+    train(name, half, tmp_path / "parts")
+    assert train(name, whole, tmp_path / "parts", resume=True)["steps"] == 50
+    at_end = [load_checkpoint(tmp_path / run / "checkpoints").model for run in ("whole", "parts")]
+    torch.testing.assert_close(at_end[1], at_end[0], rtol=0, atol=0)
+    other = replace(whole, data=replace(whole.data, folds=5))
     with pytest.raises(RunError, match=r"data\.folds was 4 in .*, got 5"):
-        train(
-            name, replace(long, data=replace(long.data, folds=5)), tmp_path / "parts", resume=True
-        )
+        train(name, other, tmp_path / "parts", resume=True)
 
 
 def test_epochs_are_passes_over_the_sentences(tmp_path, reviews):
@@ -110,6 +113,7 @@ def test_vectors_that_are_gone_are_told_of_once(tmp_path, reviews, vectors, caps
     train(*make("sru", reviews, vectors=str(vectors)), tmp_path / "run")
     vectors.unlink()
     classifier = TextClassifier(open_run(tmp_path / "run"))
+    capsys.readouterr()
     first = classifier.log_probabilities(["it is fine"])
     assert capsys.readouterr().err == ""  # a word of the run's own
     assert not torch.allclose(first, classifier.log_probabilities(["it is splendid"]))
@@ -156,7 +160,7 @@ def test_the_command_refuses_bad_input(tmp_path, reviews, capsys):
     assert "line 2 is not UTF-8: byte 0xef at 2" in capsys.readouterr().err
     bad.write_text("pos fine\nsoso stale\n")
     assert main(["eval", run, "--data", str(bad)]) == 2
-    assert "label must be one of neg, pos, got 'soso'" in capsys.readouterr().err
+    assert "line 2: label must be one of the run's, neg, pos, got 'soso'" in capsys.readouterr().err
     assert main(["eval", run, "--memory", "3"]) == 2
     assert "eval_memory is of language models" in capsys.readouterr().err
     assert main(["generate", run]) == 2

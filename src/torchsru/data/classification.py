@@ -15,7 +15,7 @@ import csv
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -120,10 +120,11 @@ class ClassificationData:
 
 
 class Labelled(NamedTuple):
-    """A sentence with its label."""
+    """A sentence with its label, and where it stands: file and line."""
 
     label: str
     text: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class LabelledText:
     @property
     def content(self) -> str:
         """Hash of all of it."""
-        whole = json.dumps([self.labels, self.sides])
+        sides = {side: [item[:2] for item in found] for side, found in self.sides.items()}
+        whole = json.dumps([self.labels, sides])
         return hashlib.sha256(whole.encode()).hexdigest()
 
 
@@ -159,16 +161,12 @@ def load_labelled(data: ClassificationData) -> LabelledText:
     if empty := [side for side, found in sides.items() if not found]:
         where = ", ".join(data.paths)
         raise DataError(f"{where} holds too few sentences: none is left for {' and '.join(empty)}")
-    labels = tuple(sorted({label for label, _ in sides["train"]}))
+    labels = tuple(sorted({item.label for item in sides["train"]}))
     if len(labels) < 2:
         where = ", ".join(data.paths)
         raise DataError(f"{where} must hold two labels at least to train on, got {labels[0]!r}")
     for side in ("valid", "test"):
-        if unknown := {label for label, _ in sides[side]} - set(labels):
-            raise DataError(
-                f"label {min(unknown)!r} is in the {side} part of {', '.join(data.paths)}, but not "
-                f"in what is trained on, which has {', '.join(labels)}"
-            )
+        check_labels(sides[side], labels, "those of the sentences to train on")
     means = published.labels if published else {}
     return LabelledText(sides, labels, tuple(means.get(label, label) for label in labels))
 
@@ -185,15 +183,19 @@ def published_sides(data: ClassificationData) -> dict[str, list[Labelled]]:
                 f"{str(file)!r} is not {data.source} as published: expected {expected:,} "
                 f"sentences, found {found:,}; source 'lines' takes any"
             )
-        for number, (label, _) in enumerate(sides[side], 1):
-            if label not in about.labels:
-                raise DataError(
-                    f"{str(file)!r} line {number}: label must be one of "
-                    f"{', '.join(about.labels)}, got {label!r}"
-                )
+        check_labels(sides[side], about.labels, f"{data.source}'s")
     if data.phrases:
         sides["train"] = read_lines(published_file(data, PHRASES[data.source]))
     return sides
+
+
+def check_labels(found: Iterable[Labelled], known: Collection[str], whose: str) -> None:
+    """Raise DataError, naming file and line, if a label is not among the known ones."""
+    for label, _, where in found:
+        if label not in known:
+            raise DataError(
+                f"{where}: label must be one of {whose}, {', '.join(known)}, got {label!r}"
+            )
 
 
 def published_file(data: ClassificationData, name: str) -> Path:
@@ -250,7 +252,7 @@ def read_lines(file: Path) -> list[Labelled]:
         if not text.strip():
             what = "is empty" if not label else f"has a label, {label!r}, and no sentence"
             raise DataError(f"{str(file)!r} line {number} {what}")
-        found.append(Labelled(label, text.strip()))
+        found.append(Labelled(label, text.strip(), f"{str(file)!r} line {number}"))
     return found
 
 
@@ -283,7 +285,8 @@ def read_table(file: Path, label_column: str, text_column: str) -> list[Labelled
                 raise DataError(f"{where} has no column {column!r}; it has {', '.join(row)}")
             if row[column] is None or not str(row[column]).strip():
                 raise DataError(f"{where}: column {column!r} is empty")
-        found.append(Labelled(str(row[label_column]).strip(), str(row[text_column]).strip()))
+        label, text = (str(row[column]).strip() for column in (label_column, text_column))
+        found.append(Labelled(label, text, where))
     return found
 
 

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torchsru.data.classification import (
     ClassificationData,
     Labelled,
+    check_labels,
     load_labelled,
     read_lines,
     read_table,
@@ -51,7 +52,7 @@ class ClassificationRecipe(Recipe):
         """Read sentences and vectors. Raises DataError."""
         found = load_labelled(self.data)
         cut = {
-            side: [words_of(text, self.data) for _, text in items]
+            side: [words_of(item.text, self.data) for item in items]
             for side, items in found.sides.items()
         }
         vectors = load_vectors(self.data.vectors) if self.data.vectors else None
@@ -68,7 +69,7 @@ class ClassificationRecipe(Recipe):
                     torch.tensor([place.get(word, 0) for word in item], dtype=torch.int32),
                     found.labels.index(label),
                 )
-                for item, (label, _) in zip(cut[side], found.sides[side], strict=True)
+                for item, (label, *_) in zip(cut[side], found.sides[side], strict=True)
             ]
 
         task = Classification(
@@ -115,13 +116,9 @@ class ClassificationRecipe(Recipe):
                 )
             sentences = found.sides[split]
         labels = classifier.labels
-        for label, text in sentences:
-            if label not in labels:
-                raise DataError(
-                    f"label must be one of {', '.join(labels)}, got {label!r} of {text[:40]!r}"
-                )
+        check_labels(sentences, labels, "the run's")
         started = time.perf_counter()
-        truth = torch.tensor([labels.index(label) for label, _ in sentences])
+        truth = torch.tensor([labels.index(item.label) for item in sentences])
         ordered = sorted(range(len(sentences)), key=lambda i: len(sentences[i].text))
         right, nats = 0, 0.0
         for start in range(0, len(ordered), data.eval_batch):
