@@ -131,10 +131,11 @@ def table() -> None:
             f"| {statistics.mean(reached):.3f}{spread} | {speed:,.0f} | {memory:.1f} GiB |"
         )
     about = runs[0]["environment"]
+    seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in newest}))
     lines += [
         "",
         f"{about['machine']['cpu']}, {about['machine']['threads']} threads, "
-        f"torch {about['versions']['torch']}; {len(SEEDS)} seeds; rows: `results/{ROWS.name}`.",
+        f"torch {about['versions']['torch']}; seeds: {seeds}; rows: `results/{ROWS.name}`.",
     ]
     lines += ["", *findings(found)]
     page = PAGE.read_text(encoding="utf-8")
@@ -142,6 +143,12 @@ def table() -> None:
     text = "\n".join([BEGIN, "", *lines, "", END])
     PAGE.write_text(before + text + rest.split(END)[1], encoding="utf-8")
     draw(found)
+
+
+def label(model: str) -> str:
+    """A model's name without its sizes: "SRU++, attention in the last alone"."""
+    name, _, *more = MODELS[model][0].split(", ")
+    return ", ".join([name, *more])
 
 
 def findings(found: dict[str, list[dict]]) -> list[str]:
@@ -163,8 +170,7 @@ def findings(found: dict[str, list[dict]]) -> list[str]:
             difference = curve[-1] - mean[other][-1]
             said = f"{below} of {len(curve)} evaluations, {difference:+.3f} at the end"
             cells.append("" if model == other else said)
-        name = MODELS[model][0]
-        lines.append(f"| {name} | {curve[-1]:.3f} | {' | '.join(cells)} |")
+        lines.append(f"| {label(model)} | {curve[-1]:.3f} | {' | '.join(cells)} |")
     return lines
 
 
@@ -177,7 +183,7 @@ def draw(found: dict[str, list[dict]]) -> None:
         points = list(zip(*(r["curve"] for r in runs), strict=True))
         seconds = [statistics.mean(s for s, _ in point) for point in points]
         bits = [statistics.mean(b for _, b in point) for point in points]
-        axes.plot(seconds, bits, marker="o", markersize=3, label=MODELS[model][0].split(",")[0])
+        axes.plot(seconds, bits, marker="o", markersize=3, label=label(model))
     axes.set(xlabel="seconds of training", ylabel="held-out bits per byte")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
