@@ -5,7 +5,6 @@ Data     name the unpacked folder: torchsru train billion-word-srupp-base --data
 
 from dataclasses import replace
 
-from torchsru.data import TextData
 from torchsru.recipes.enwik8 import enwik8_srupp_base
 from torchsru.recipes.language_model import LanguageModelRecipe
 
@@ -27,13 +26,13 @@ def billion_word_srupp_base() -> LanguageModelRecipe:
             dropout=0.05,
             attention_dropout=0.0,
         ),
-        data=TextData(
+        data=replace(
+            recipe.data,
             source="billion-word",
             batch=8 * 128,
             unroll=64,
             eval_unroll=64,
             eval_memory=96,
-            eval_batch=1,
         ),
         training=replace(recipe.training, lr=2e-4, steps=800_000),
     )

@@ -5,7 +5,6 @@ Data     name the unpacked folder: torchsru train wikitext-103-srupp-base --data
 
 from dataclasses import replace
 
-from torchsru.data import TextData
 from torchsru.recipes.enwik8 import enwik8_srupp_base
 from torchsru.recipes.language_model import LanguageModelRecipe
 
@@ -24,13 +23,13 @@ def wikitext103_srupp_base() -> LanguageModelRecipe:
             dropout=0.15,
             attention_dropout=0.15,
         ),
-        data=TextData(
+        data=replace(
+            recipe.data,
             source="wikitext-103",
             batch=8 * 8,
             unroll=768,
             eval_unroll=768,
             eval_memory=2560,
-            eval_batch=1,
         ),
     )
 
