@@ -31,7 +31,6 @@ from torchsru.bench.worker import Measured, Worker
 SECONDS = {"cpu": 220.0, "cuda": 90.0}  # of sampling; building and checking come on top
 PEERS_S = 180.0  # to import the peers: the original compiles
 LOCAL = Path("results/local")
-VERBS = ("list", "run", "compare", "report")
 FLOORS = ("inference", "forward", "training", "recurrence", "kernel")  # kinds that have them
 
 
