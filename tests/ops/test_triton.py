@@ -36,8 +36,8 @@ from torch.fx.experimental.symbolic_shapes import (
 from torchsru import ops
 from torchsru.nn import SRU as Layer
 from torchsru.ops import _triton
-from torchsru.ops.scan import _load_triton as load_linear
-from torchsru.ops.sru import _load_triton as load_sru
+from torchsru.ops.scan import overload as linear_overload
+from torchsru.ops.sru import overload as sru_overload
 
 if os.environ.get("CI") == "true":
     import triton
@@ -316,8 +316,8 @@ class Driver:
 @pytest.mark.parametrize("way", [*WAYS, "triton_auto"])
 @pytest.mark.parametrize("op", ["sru_forward", "sru_backward", "linear_forward"])
 def test_caches_of_compiled_graphs_see_the_kernels(op, way):
-    load_sru()
-    load_linear()
+    for overload in (sru_overload, linear_overload):
+        overload("triton")  # makes the ops
     kernels = torch._library.triton.get_triton_kernels_for_op(f"torchsru::{op}_{way}")
     assert {"chain", op} <= {kernel.fn.__name__ for kernel in kernels}
 
@@ -325,7 +325,7 @@ def test_caches_of_compiled_graphs_see_the_kernels(op, way):
 @pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")
 def test_a_batch_of_any_size_is_one_graph():
     """Tiles follow the shape, but no guard may bind a dynamic one."""
-    load_sru()
+    sru_overload("triton")
     shapes = ShapeEnv()
     with FakeTensorMode(shape_env=shapes) as mode:
         real = torch.empty(7, 9, 3, 512)
@@ -344,7 +344,7 @@ def test_a_batch_of_any_size_is_one_graph():
 @pytest.mark.parametrize("way", [*WAYS, "triton_auto"])
 def test_tracing_finds_the_kernel(grad, way, monkeypatch):
     """With tensors of a GPU that is not there: what torch.compile and AOTInductor build from."""
-    load_sru()
+    sru_overload("triton")
     monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
     forward = f"sru_forward{'_train' if grad else ''}_{way}"
 

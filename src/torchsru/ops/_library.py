@@ -10,11 +10,12 @@ stays theirs, and every call goes to `torch` then.
 """
 
 import ctypes
+import importlib
 import os
 import platform
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,14 +47,12 @@ def _load() -> str | None:
     return None
 
 
-#: Held by whoever loads ops at a first call.
-LOADING = threading.Lock()
-
 #: Why the compiled kernels are not there, or None.
 LOAD_ERROR = _load()
 
 _definitions = torch.library.Library("torchsru", "FRAGMENT")
 _taken: set[str] = set()  # ops that someone else had defined under our names
+_loading = threading.Lock()  # held by whoever loads ops at a first call
 
 
 def overload_for(backend: str, chosen: str) -> str:
@@ -106,20 +105,75 @@ class Overload:
         return self.traced_backward if again else self.backward
 
 
+Functions = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
+#: Set-up of the context, and backward pass; the latter is told the overload's name first.
+Autograd = tuple[Callable[..., None], Callable[..., Any]]
+
+
 def register(
+    schemas: Mapping[str, str],
+    implementations: Functions,
+    fakes: Functions,
+    train: Autograd,
+    double: Autograd,
+    triton: str,
+) -> Callable[[str], Overload]:
+    """Register a recurrence's ops: forward, forward for training and backward, in this order.
+
+    Args:
+        schemas: by the ops' names.
+        implementations: in pure PyTorch; their last argument, `parallel`, says whether to compute
+            in parallel in time, None: where that is worth while.
+        fakes: what `torch.library.register_fake` takes.
+        train: autograd of forward for training.
+        double: autograd of backward.
+        triton: module of the Triton launchers, imported at the first call that needs it.
+
+    Returns: a function from an overload's name to its ops.
+    """
+    for (name, schema), implementation, fake, autograd in zip(
+        schemas.items(), implementations, fakes, (None, train, double), strict=True
+    ):
+        _register_op(name, schema, implementation, fake, autograd)
+    overloads = {}
+    for suffix in ("default", "torch", "torch_parallel"):
+        ops = [getattr(getattr(torch.ops.torchsru, name), suffix) for name in schemas]
+        overloads[suffix] = Overload.of(suffix, *train, ops, ops)
+
+    def load_triton() -> bool:
+        with _loading:
+            if "triton" not in overloads:
+                from torchsru.ops import _triton_ops
+
+                module = importlib.import_module(triton)
+                overloads.update(
+                    _triton_ops.make_overloads(
+                        schemas, module.LAUNCHERS, module.KERNELS, train, double
+                    )
+                )
+        return True
+
+    # torch.compile calls it when it meets it, instead of looking into it: what
+    # torch.compiler.assume_constant_result asks for, without importing all of dynamo
+    load_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def overload(name: str) -> Overload:
+        """The ops of an overload."""
+        if name.startswith("triton"):
+            load_triton()
+        return overloads[name]
+
+    return overload
+
+
+def _register_op(
+    name: str,
     schema: str,
     implementation: Callable[..., Any],
     fake: Callable[..., Any],
-    setup_context: Callable[..., None] | None = None,
-    backward: Callable[..., Any] | None = None,
+    autograd: Autograd | None,
 ) -> None:
-    """Register an op's pure-PyTorch implementation, fake function and autograd.
-
-    implementation: its last argument, `parallel`, says whether to compute in parallel in time,
-        None: where that is worth while.
-    backward: of autograd; it is told the overload's name first.
-    """
-    name = schema[: schema.index("(")]
+    """Register one op's overloads in pure PyTorch, and what tracing and autograd need of them."""
     overloads = {"default": None, "torch": False, "torch_parallel": True}
     if LOAD_ERROR is not None and hasattr(torch.ops.torchsru, name):
         _taken.add(name)
@@ -134,22 +188,14 @@ def register(
             qualified, partial(implementation, parallel=parallel), "CompositeExplicitAutograd"
         )
         torch.library.register_fake(f"torchsru::{qualified}", fake, lib=_definitions)
-        if backward is not None:
+        if autograd is not None:
+            setup_context, backward = autograd
             torch.library.register_autograd(
                 f"torchsru::{qualified}",
                 partial(backward, overload),
                 setup_context=setup_context,
                 lib=_definitions,
             )
-
-
-def done_while_tracing(fn: Callable[[], bool]) -> Callable[[], bool]:
-    """Have torch.compile call fn when it meets it, instead of looking into it.
-
-    What `torch.compiler.assume_constant_result` does, without importing all of dynamo.
-    """
-    fn._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return fn
 
 
 _warned = False

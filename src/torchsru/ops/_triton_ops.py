@@ -18,17 +18,17 @@ from torch import Tensor
 from torch.library import triton_op
 
 from torchsru.ops import _triton_kernels
-from torchsru.ops._library import Overload
+from torchsru.ops._library import Autograd, Functions, Overload
 
 PARALLEL = {"triton": False, "triton_parallel": True, "triton_auto": None}
 
 
 def make_overloads(
     schemas: Mapping[str, str],
-    launchers: tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]],
+    launchers: Functions,
     kernels: Sequence[Any],
-    train: tuple[Callable[..., None], Callable[..., Any]],
-    double: tuple[Callable[..., None], Callable[..., Any]],
+    train: Autograd,
+    double: Autograd,
 ) -> dict[str, Overload]:
     """Register a recurrence's ops.
 
@@ -36,9 +36,8 @@ def make_overloads(
         schemas: of forward, forward for training and backward, by name and in this order.
         launchers: their functions, with the options `parallel` and `traced`.
         kernels: all that they launch.
-        train: set-up of the context and backward pass of forward for training; the latter is told
-            the overload's name first.
-        double: the same of the backward op.
+        train: autograd of forward for training.
+        double: autograd of backward.
     """
     overloads = {}
     for suffix, parallel in PARALLEL.items():

@@ -18,7 +18,7 @@ from torchsru.ops._checks import (
     check_shape,
 )
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._library import LOADING, Overload, done_while_tracing, overload_for, register
+from torchsru.ops._library import overload_for, register
 from torchsru.ops.sru import pytorch
 from torchsru.ops.sru.reference import sru_reference
 
@@ -276,47 +276,11 @@ def _double_backward(name, ctx, *grads):
     )
 
 
-register(SCHEMAS["sru_forward"], pytorch.sru_forward, _fake_forward)
-register(
-    SCHEMAS["sru_forward_train"],
-    pytorch.sru_forward_train,
-    _fake_forward_train,
-    _setup_train,
-    _backward_train,
+overload = register(
+    SCHEMAS,
+    (pytorch.sru_forward, pytorch.sru_forward_train, pytorch.sru_backward),
+    (_fake_forward, _fake_forward_train, _fake_backward),
+    train=(_setup_train, _backward_train),
+    double=(_setup_backward, _double_backward),
+    triton="torchsru.ops.sru.triton",
 )
-register(
-    SCHEMAS["sru_backward"],
-    pytorch.sru_backward,
-    _fake_backward,
-    _setup_backward,
-    _double_backward,
-)
-
-
-def overload(name: str) -> Overload:
-    """The ops of an overload."""
-    if name.startswith("triton"):
-        _load_triton()
-    return _OVERLOADS[name]
-
-
-@done_while_tracing
-def _load_triton() -> bool:
-    """Import Triton's ops at the first call that needs them, and not before."""
-    with LOADING:
-        if "triton" in _OVERLOADS:
-            return True
-        from torchsru.ops import _triton_ops
-        from torchsru.ops.sru import triton
-
-        train, double = (_setup_train, _backward_train), (_setup_backward, _double_backward)
-        _OVERLOADS.update(
-            _triton_ops.make_overloads(SCHEMAS, triton.LAUNCHERS, triton.KERNELS, train, double)
-        )
-    return True
-
-
-_OVERLOADS = {}
-for _name in ("default", "torch", "torch_parallel"):
-    _ops = [getattr(getattr(torch.ops.torchsru, op), _name) for op in SCHEMAS]
-    _OVERLOADS[_name] = Overload.of(_name, _setup_train, _backward_train, _ops, _ops)
