@@ -53,6 +53,20 @@ def chunk(r, steps, R, D, length, PASS: tl.constexpr):
 
 
 @triton.jit
+def locate(i, mirrored, first, backward, batch, B, mask, lane, d, MASK: tl.constexpr):
+    """A step's row t B + b, whether it is padding, and which channels are there to load: none at
+    padding, so that what stands there, even NaN, reaches nothing.
+
+    i, mirrored: the step's distance from the first, for a program that runs forward in time, and
+    for one that runs backward."""
+    row = (first + tl.where(backward, mirrored, i)) * B + batch
+    if MASK:
+        padding = tl.load(mask + row) != 0
+        return row, padding, lane < tl.where(padding, 0, d)
+    return row, row < 0, lane < d
+
+
+@triton.jit
 def load_row(t, r, j, on, D, S: tl.constexpr, PRESENT: tl.constexpr, DEFAULT: tl.constexpr):
     """Row r of a tensor [R, D], or a constant if absent."""
     if PRESENT:

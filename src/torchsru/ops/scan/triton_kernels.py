@@ -12,7 +12,7 @@ Check      tests/ops/test_triton.py, in Triton's interpreter and on a GPU
 import triton
 import triton.language as tl
 
-from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, place, times
+from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, locate, place, times
 
 
 @triton.jit
@@ -31,11 +31,8 @@ def linear_forward(
         c = tl.load(starts + at_chunk + j, lane < tl.where(n < chunks, d, 0), 0)
     decay = tl.full(j.shape, 1.0, S)
     for i in tl.range(begin, end, num_stages=STAGES):
-        t = first + tl.where(backward, steps - 1 - i, i)
-        at = (t * B + batch) * D + j
-        on = exists
-        if MASK:  # what stands at a padding step, even NaN, reaches nothing
-            on = lane < tl.where(tl.load(mask + t * B + batch) != 0, 0, d)
+        row, _, on = locate(i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK)
+        at = row * D + j
         a_t, b_t = tl.load(a + at, on, 1).to(S), tl.load(b + at, on, 0).to(S)
         c = a_t * c + b_t
         decay = times(decay, a_t)
@@ -68,11 +65,8 @@ def linear_backward(
     decay = tl.full(j.shape, 1.0, S)
     step = tl.where(backward, -1, 1).to(tl.int64) * B * D  # from c_{t-1} to c_t
     for i in tl.range(begin, end, num_stages=STAGES):
-        t = first + tl.where(backward, i, steps - 1 - i)
-        at = (t * B + batch) * D + j
-        on = exists
-        if MASK:
-            on = lane < tl.where(tl.load(mask + t * B + batch) != 0, 0, d)
+        row, _, on = locate(steps - 1 - i, i, first, backward, batch, B, mask, lane, d, MASK)
+        at = row * D + j
         g = carried + tl.load(gc + at, exists, 0).to(S)
         a_t = tl.load(a + at, on, 1).to(S)
         carried = g * a_t

@@ -19,7 +19,16 @@ import triton
 import triton.language as tl
 
 from torchsru.ops._parallel import TOLERANCE
-from torchsru.ops._triton_kernels import MAPS, STEPS, chunk, load_row, moved_by, place, times
+from torchsru.ops._triton_kernels import (
+    MAPS,
+    STEPS,
+    chunk,
+    load_row,
+    locate,
+    moved_by,
+    place,
+    times,
+)
 from torchsru.ops.sru.reference import CONTRACTIVE_BOUND
 
 _BOUND = tl.constexpr(CONTRACTIVE_BOUND)
@@ -141,12 +150,7 @@ def sru_forward(
     v_f, v_r = load_weights(v, j, exists, D, S, V == 1)
     b_f, b_r = load_weights(b, j, exists, D, S, HAS_B)
     for i in tl.range(begin, end, num_stages=STAGES):
-        t = first + tl.where(backward, steps - 1 - i, i)
-        row = t * B + batch
-        on = exists
-        if MASK:  # what stands at a padding step, even NaN, reaches nothing
-            padding = tl.load(mask + row) != 0
-            on = lane < tl.where(padding, 0, d)
+        row, padding, on = locate(i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK)
         z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
         r_in, vr = load_reset(u, v, row, j, on, D, v_r, b_r, S, K, V == 2)
         f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
@@ -187,12 +191,7 @@ def sru_guess(
     c, decay = tl.zeros(j.shape, S), tl.full(j.shape, 1.0, S)
     least, most = tl.full(j.shape, float("inf"), S), tl.full(j.shape, float("-inf"), S)
     for i in tl.range(begin, end, num_stages=STAGES):
-        t = first + tl.where(backward, steps - 1 - i, i)
-        row = t * B + batch
-        on = exists
-        if MASK:
-            padding = tl.load(mask + row) != 0
-            on = lane < tl.where(padding, 0, d)
+        row, padding, on = locate(i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK)
         z, f_in, _ = load_forget(u, u, row, j, on, D, b_f, b_f, S, K, False)
         f = sigmoid(f_in)
         if MASK:
@@ -233,12 +232,7 @@ def sru_run(
     c, product = tl.load(starts + at_chunk + j, run, 0), tl.full(j.shape, 1.0, S)
     scale = tl.abs(c)
     for i in tl.range(begin, end, num_stages=STAGES):
-        t = first + tl.where(backward, steps - 1 - i, i)
-        row = t * B + batch
-        on = exists
-        if MASK:
-            padding = tl.load(mask + row) != 0
-            on = lane < tl.where(padding, 0, d)
+        row, padding, on = locate(i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK)
         z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
         f, s, vf = forget(c, z, f_in, vf, CONTRACTIVE)
         _, J = slope(c, z, f, s, vf, CONTRACTIVE)
@@ -312,12 +306,9 @@ def sru_finish(
         c = tl.where(n < count, tl.load(starts + at, exists, 0), c)
         tl.store(starts + at, c, exists)
         for i in tl.range(n * length, (n + 1) * length, num_stages=AHEAD):
-            t = first + tl.where(backward, steps - 1 - i, i)
-            row = t * B + batch
-            on = exists
-            if MASK:
-                padding = tl.load(mask + row) != 0
-                on = lane < tl.where(padding, 0, d)
+            row, padding, on = locate(
+                i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK
+            )
             z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
             f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
             c_new = f * c + (1.0 - f) * z
@@ -359,12 +350,7 @@ def sru_backward(
         t = first + tl.where(backward, begin, steps - 1 - begin)
         c = tl.load(c_steps + (t * B + batch) * D + j, exists, 0)
     for i in tl.range(begin, end, num_stages=STAGES):
-        t = first + tl.where(backward, i, steps - 1 - i)
-        row = t * B + batch
-        on = exists
-        if MASK:
-            padding = tl.load(mask + row) != 0
-            on = lane < tl.where(padding, 0, d)
+        row, padding, on = locate(steps - 1 - i, i, first, backward, batch, B, mask, lane, d, MASK)
         earlier = lane < tl.where(i < steps - 1, d, 0)
         c_prev = tl.where(earlier, tl.load(c_steps + row * D + j - step, earlier, 0), start)
         z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
