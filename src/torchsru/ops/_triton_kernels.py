@@ -102,4 +102,4 @@ def chain(
     for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES):
         at = ((n - 1) * R + r) * D + j
         s = moved_by(tl.load(ends + at, exists, 0), tl.load(decays + at, exists, 0), s)
-        tl.store(starts + at + R * D, s, exists)
+        tl.store(starts + (n * R + r) * D + j, s, exists)

@@ -11,7 +11,8 @@ Memory     keeps c of every step for the backward pass, computes the gates again
 Order      no atomics: gradients of v and b are summed over time in registers, one row of sums a
            program, and over rows and chunks by one reduction; block sizes do not change the
            arithmetic, the length of a chunk does, and is a function of the shape alone
-Limits     any L, B and D, zero included; int64 offsets; the last block of channels is masked
+Limits     any L and B, and D below 2^29, zero included; int64 offsets, but within a step's row; the
+           last block of channels is masked
 Check      tests/ops/test_triton.py, in Triton's interpreter and on a GPU
 """
 
@@ -269,17 +270,18 @@ def sru_newton(
     count = tl.full(j.shape, 1, tl.int32)
     for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES):
         at = ((n - 1) * R + r) * D + j
+        at_n = (n * R + r) * D + j  # R D alone would be of 32 bits
         least = tl.minimum(least, tl.load(low + at, exists, 0))
         most = tl.maximum(most, tl.load(high + at, exists, 0))
         end = tl.load(ends + at, exists, 0)
-        start = tl.load(starts + at + R * D, exists, 0)
+        start = tl.load(starts + at_n, exists, 0)
         near = tl.abs(start - end) <= _TOLERANCE * EPS * tl.load(scales + at, exists, 0)
         count += tl.where(near & (count == n), 1, 0)
         moved = moved_by(end, tl.load(slopes + at, exists, 0), after - before)
         moved = tl.minimum(tl.maximum(moved, least), most)
         before = start
         after = tl.where(count > n, start, moved)
-        tl.store(starts + at + R * D, after, exists)
+        tl.store(starts + at_n, after, exists)
     tl.store(solved + r * D + j, count, exists)
 
 
