@@ -457,8 +457,8 @@ def compile_kernel(kernel, dtype, target, options):
 
     state = "fp64" if dtype == "fp64" else "fp32"
     constants = {n: v for n, v in options.items() if n in kernel.arg_names}
-    size = {"fp64": 8, "fp32": 4}.get(dtype, 2)
-    tiles = _triton.Launch(2048, 512, 1, 64, size, torch.device("cuda"), False).tiles()
+    stored = {"fp64": torch.float64, "fp32": torch.float32}.get(dtype, torch.bfloat16)
+    tiles = _triton.Launch(2048, 512, 1, 64, stored, torch.device("cuda"), False).tiles()
     constants |= {"BLOCK": tiles.block, "STAGES": tiles.stages, "DOUBLE": state == "fp64"}
     linear = kernel.__name__.startswith("linear")
     signature = {}

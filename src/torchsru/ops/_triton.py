@@ -4,7 +4,7 @@ import importlib.util
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
@@ -78,8 +78,7 @@ class Launch:
 
     rows: R times directions, of d channels each.
     chunks, length: of time, and steps a chunk; `chunks` is 1 if time is one loop.
-    bytes: of a number as the call's tensors store it.
-    device: the tensors'.
+    dtype, device: of the call's tensors.
     traced: whether PyTorch is to see the launches: within its op, and not when called directly.
     """
 
@@ -87,7 +86,7 @@ class Launch:
     d: int
     chunks: int
     length: int
-    bytes: int
+    dtype: torch.dtype
     device: torch.device
     traced: bool
 
@@ -102,8 +101,7 @@ class Launch:
             parallel = worth_while("triton", L, R * D)
         chunks, length = cut(L, R * D) if parallel else (1, L)
         d = D // num_directions
-        rows, bytes_ = R * num_directions, t.element_size()
-        return cls(rows, d, chunks, length, bytes_, t.device, traced)
+        return cls(R * num_directions, d, chunks, length, t.dtype, t.device, traced)
 
     @property
     def empty(self) -> bool:
@@ -118,8 +116,9 @@ class Launch:
             block >= 2 * self.d or (fixed and self.programs(block) * self.chunks < PROGRAMS)
         ):
             block //= 2
+        size = self.dtype.itemsize
         # eight-byte numbers need twice the registers, and more stages would spill them
-        return Tiles(block, max(1, block * min(4, self.bytes) // 128), 2 if self.bytes > 4 else 8)
+        return Tiles(block, max(1, block * min(4, size) // 128), 2 if size > 4 else 8)
 
     def programs(self, block: int) -> int:
         """Programs for all channels, of one chunk."""
@@ -130,14 +129,17 @@ _tuned: dict[Any, Tiles] = {}
 _tuning = os.environ.get("TORCHSRU_TUNE") == "1"
 
 
-def run(key: tuple[Any, ...], launch: Launch, start: Callable[[Tiles], None]) -> None:
+def run(
+    kernel: str, options: Mapping[str, Any], launch: Launch, start: Callable[[Tiles], None]
+) -> None:
     """Start kernels on the launch's tiles, or with TORCHSRU_TUNE=1 on those found the fastest.
 
-    Tuning tries every candidate at the first eager call of a key and shape, which a CUDA graph's
-    warm-up is; no result depends on it, since no candidate changes the order of any sum.
+    Tuning tries every candidate at the first eager call of a kernel with these options and shape,
+    which a CUDA graph's warm-up is; no result depends on it, since no candidate changes the order
+    of any sum.
 
     Args:
-        key: what the kernels' speed depends on beside the launch.
+        kernel, options: what the speed depends on beside the launch; the values hashable.
         start: starts them; may be called any number of times.
     """
     if launch.traced:
@@ -145,11 +147,12 @@ def run(key: tuple[Any, ...], launch: Launch, start: Callable[[Tiles], None]) ->
     with torch.cuda.device(launch.device) if launch.device.type == "cuda" else nullcontext():
         if not _tuning:
             return start(launch.tiles())
-        if (key, launch) not in _tuned:
+        key = (kernel, *options.values(), launch)
+        if key not in _tuned:
             if launch.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 return start(launch.tiles())
-            _tuned[key, launch] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
-        return start(_tuned[key, launch])
+            _tuned[key] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
+        return start(_tuned[key])
 
 
 def _seconds(start: Callable[[Tiles], None], tiles: Tiles, repeats: int = 5) -> float:

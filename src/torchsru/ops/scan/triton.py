@@ -46,7 +46,7 @@ def forward(a, b, c0, mask, cu_seqlens, num_directions, parallel=None, traced=Fa
         go(MAPS, ends=ends, decays=decays)
         return go(STEPS, first_states(decays, ends, c0, cu_seqlens, L, launch, tiles))
 
-    run(("linear_forward", a.dtype, *options.values()), launch, start)
+    run("linear_forward", options, launch, start)
     return c, c_last
 
 
@@ -82,7 +82,7 @@ def backward(
         go(MAPS, ends=ends, decays=decays)
         return go(STEPS, first_states(decays, ends, gc_last, cu_seqlens, L, launch, tiles))
 
-    run(("linear_backward", a.dtype, *options.values()), launch, start)
+    run("linear_backward", options, launch, start)
     return ga, gb, gc0
 
 

@@ -61,6 +61,7 @@ def _forward(arguments, keep, parallel, traced):
     if launch.empty:
         return h, c_last, c
     options = _options(tensors, num_directions, tanh, contractive, alpha)
+    options["KEEP"] = keep
 
     def start(tiles: Tiles) -> None:
         starts = None
@@ -68,10 +69,10 @@ def _forward(arguments, keep, parallel, traced):
             starts = _solve(tensors, options, c_last, launch, tiles)
         wrap(triton_kernels.sru_forward, launch, tiles)(
             *tensors, starts, h, c_last, c, L, B, R, D, launch.d, launch.length, **options,
-            PASS=(WHOLE if starts is None else STEPS).value, KEEP=keep, **tiles.options,
+            PASS=(WHOLE if starts is None else STEPS).value, **tiles.options,
         )  # fmt: skip
 
-    run(("sru_forward", u.dtype, keep, *options.values()), launch, start)
+    run("sru_forward", options, launch, start)
     return h, c_last, c
 
 
@@ -128,13 +129,13 @@ def _backward(gh, gc_last, arguments, c, parallel, traced):
     gm = u.new_empty((launch.chunks, R, D) if out_mask is not None else (0, 0), dtype=S)
     sums = u.new_empty((launch.chunks, R, 4, D), dtype=S)
     options = _options(tensors, num_directions, tanh, contractive, alpha)
+    options["HAS_GC"] = gc_last is not None
 
     def start(tiles: Tiles) -> None:
         def go(PASS, starts=None, ends=None, decays=None):
             wrap(triton_kernels.sru_backward, launch, tiles)(
                 gh, gc_last, *tensors, c, starts, gu, gx, gv, gc0, gm, sums, ends, decays,
-                L, B, R, D, launch.d, launch.length, **options,
-                HAS_GC=gc_last is not None, PASS=PASS.value, **tiles.options,
+                L, B, R, D, launch.d, launch.length, **options, PASS=PASS.value, **tiles.options,
             )  # fmt: skip
 
         if launch.chunks == 1:
@@ -144,7 +145,7 @@ def _backward(gh, gc_last, arguments, c, parallel, traced):
         return go(STEPS, first_states(decays, ends, gc_last, cu_seqlens, L, launch, tiles))
 
     if not launch.empty:
-        run(("sru_backward", u.dtype, *options.values()), launch, start)
+        run("sru_backward", options, launch, start)
     if v is not None and not v_varies:
         gv = sums[:, :, :2].sum((0, 1))
     gb = sums[:, :, 2:].sum((0, 1)) if b is not None else like(None)
