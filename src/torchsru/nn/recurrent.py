@@ -39,6 +39,24 @@ class Recurrent(nn.Module):
     num_directions: int
     batch_first: bool
 
+    def _set_sizes(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        batch_first: bool,
+        bidirectional: bool,
+    ) -> None:
+        """Check the sizes, and keep them and what follows from them."""
+        check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        self.num_directions = 2 if bidirectional else 1
+        self.output_size = hidden_size * self.num_directions
+
     def forward(
         self,
         x: Tensor | PackedSequence,

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from torchsru.nn.recurrent import (
     Recurrent,
-    check_positive,
     check_probabilities,
     check_state_tensor,
     count_rows,
@@ -74,7 +73,7 @@ class SRUCell(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_positive(input_size=input_size, hidden_size=hidden_size)
+        self._set_sizes(input_size, hidden_size, 1, batch_first, bidirectional)
         check_probabilities(state_dropout=state_dropout, input_dropout=input_dropout)
         if projection_size < 0:
             raise ValueError(f"projection_size must be 0 (none) or more, got {projection_size}")
@@ -86,11 +85,6 @@ class SRUCell(Recurrent):
             raise ValueError(f"layer_norm must be one of {LAYER_NORMS}, got {layer_norm!r}")
         if contractive and not state_weights:
             raise ValueError("contractive must be False without state_weights: it bounds them")
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = 1
-        self.batch_first = batch_first
-        self.bidirectional = bidirectional
         self.state_dropout = state_dropout
         self.input_dropout = input_dropout
         self.projection_size = projection_size
@@ -100,8 +94,7 @@ class SRUCell(Recurrent):
         self.rescale = rescale
         self.contractive = contractive
 
-        self.num_directions = 2 if bidirectional else 1
-        self.output_size = D = hidden_size * self.num_directions
+        D = self.output_size
         self.num_matrices = k = 4 if highway and input_size != D else 3
         scale = math.sqrt(1 + 2 * math.exp(highway_bias)) if highway and rescale else 1.0
         # with a fourth matrix the scale is part of its initial weights, as in the original
@@ -338,7 +331,7 @@ class SRU(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        self._set_sizes(input_size, hidden_size, num_layers, batch_first, bidirectional)
         check_probabilities(dropout=dropout, state_dropout=state_dropout)
         if isinstance(projection_size, int):
             projection_size = [projection_size] * num_layers
@@ -347,14 +340,7 @@ class SRU(Recurrent):
                 f"projection_size must be one number or num_layers = {num_layers} of them, "
                 f"got {list(projection_size)}"
             )
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.batch_first = batch_first
-        self.bidirectional = bidirectional
         self.dropout = dropout
-        self.num_directions = 2 if bidirectional else 1
-        self.output_size = hidden_size * self.num_directions
         self.layers = nn.ModuleList(
             SRUCell(
                 self.output_size if i else input_size,

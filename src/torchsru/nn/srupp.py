@@ -449,10 +449,8 @@ class SRUpp(Attentive):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_positive(
-            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers,
-            attention_every_n_layers=attention_every_n_layers,
-        )  # fmt: skip
+        self._set_sizes(input_size, hidden_size, num_layers, batch_first, bidirectional)
+        check_positive(attention_every_n_layers=attention_every_n_layers)
         if attention_last_n_layers is not None:
             if attention_every_n_layers != 1:
                 raise ValueError(
@@ -468,17 +466,10 @@ class SRUpp(Attentive):
             projection_size, num_heads, memory_length, same_length, causal, context_size,
             bidirectional,
         )  # fmt: skip
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.batch_first = batch_first
-        self.bidirectional = bidirectional
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.attention_every_n_layers = attention_every_n_layers
         self.attention_last_n_layers = attention_last_n_layers
-        self.num_directions = 2 if bidirectional else 1
-        self.output_size = hidden_size * self.num_directions
 
         def attends(i: int) -> bool:
             if attention_last_n_layers is not None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from torchsru.nn.recurrent import (
     Recurrent,
-    check_positive,
     check_probabilities,
     check_state_tensor,
     describe,
@@ -131,16 +130,9 @@ class Stack(Recurrent):
         dropout: float,
     ) -> None:
         super().__init__()
-        check_positive(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        self._set_sizes(input_size, hidden_size, num_layers, batch_first, bidirectional)
         check_probabilities(dropout=dropout)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.batch_first = batch_first
-        self.bidirectional = bidirectional
         self.dropout = dropout
-        self.num_directions = 2 if bidirectional else 1
-        self.output_size = hidden_size * self.num_directions
         self.layers = nn.ModuleList(
             make_layer(self.output_size if i else input_size) for i in range(num_layers)
         )
