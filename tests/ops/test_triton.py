@@ -32,6 +32,7 @@ from torch.fx.experimental.symbolic_shapes import (
     ShapeEnv,
     StatelessSymbolicContext,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchsru import ops
 from torchsru.nn import SRU as Layer
@@ -204,6 +205,30 @@ def test_eager_calls_start_the_kernels_themselves(monkeypatch):
 
 
 @runs
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_dispatch_mode_sees_the_ops(grad):
+    """What it does not see it can neither count nor put into a graph."""
+
+    class Seen(TorchDispatchMode):
+        names = ()
+
+        def __torch_dispatch__(self, fn, types, args=(), kwargs=None):
+            self.names += (fn.name(),)
+            return fn(*args, **kwargs or {})
+
+    u = torch.randn(3, 1, 3, 2, requires_grad=grad)
+    expected = sru(u=u)
+    with Seen() as seen:
+        got = sru(u=u)
+        if grad:
+            got[0].sum().backward()
+    ops = {name for name in seen.names if name.startswith("torchsru::")}
+    forward = {"torchsru::sru_forward_train_triton", "torchsru::sru_backward_triton"}
+    assert ops == (forward if grad else {"torchsru::sru_forward_triton"})
+    assert all(map(torch.equal, got, expected))
+
+
+@runs
 def test_tiles_that_do_not_fit_are_passed_over(monkeypatch):
     from triton.runtime.errors import OutOfResources
 
@@ -336,6 +361,20 @@ def test_a_batch_of_any_size_is_one_graph():
         u = torch.empty(u.shape, device="cuda")
         torch.ops.torchsru.sru_forward_triton_auto(u, *[None] * 7, 1, False, False, 1.0)
     assert not shapes.guards, shapes.guards
+
+
+@pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")
+@pytest.mark.skipif(_triton.why_not(True) is not None, reason="no Triton here")
+def test_fake_tensors_start_no_kernel():
+    """Of a GPU that is not there, in eager mode."""
+    ops_of = sru_overload("triton_auto")
+    with FakeTensorMode(), torch.no_grad():
+        u = torch.empty(7, 3, 3, 8, device="cuda")
+        h, last = ops.sru_recurrence(u)
+        assert (h.shape, last.shape) == ((7, 3, 8), (3, 8))
+        h, last, c = ops_of.forward_train(u, *[None] * 7, 1, False, False, 1.0)
+        gu, *_ = ops_of.backward(h, last, u, *[None] * 7, c, 1, False, False, 1.0)
+        assert (c.shape, gu.shape) == (h.shape, u.shape)
 
 
 @pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")

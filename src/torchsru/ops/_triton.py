@@ -45,6 +45,12 @@ def why_not(on_gpu: bool) -> str | None:
     return None
 
 
+def has_memory(t: Tensor) -> bool:
+    """Whether a kernel can be given the tensor: not if its class answers for it, as the classes do
+    that PyTorch traces with."""
+    return type(t).__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
 class Tiles(NamedTuple):
     """Channels a program, warps a program, and steps whose loads are under way at once. They move
     no result: channels do not meet."""

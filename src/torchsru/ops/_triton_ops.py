@@ -3,7 +3,8 @@
 Each op comes three times: `NAME_triton` goes through time in one loop, `NAME_triton_parallel`
 computes in parallel in time, and `NAME_triton_auto` does what is worth while.
 
-Eager      calls the launchers as they are: a registered op would cost more than the kernel
+Eager      calls the launchers as they are: a registered op would cost more than the kernel; but
+           what PyTorch must see, in a dispatch mode or on fake tensors, is the registered op
 Tracing    sees `torchsru::NAME_triton` and so on, which torch.compile and AOTInductor look into:
            the kernels become part of what they build, and no Python is left
 """
@@ -19,6 +20,7 @@ from torch.library import triton_op
 
 from torchsru.ops import _triton_kernels
 from torchsru.ops._library import Autograd, Functions, Overload
+from torchsru.ops._triton import has_memory
 
 PARALLEL = {"triton": False, "triton_parallel": True, "triton_auto": None}
 
@@ -41,7 +43,6 @@ def make_overloads(
     """
     overloads = {}
     for suffix, parallel in PARALLEL.items():
-        direct = [partial(launcher, parallel=parallel) for launcher in launchers]
         ops: list[Any] = []
         for (name, schema), launcher in zip(schemas.items(), launchers, strict=True):
             traced = partial(launcher, parallel=parallel, traced=True)
@@ -54,8 +55,25 @@ def make_overloads(
             ]
         for op, (set_up, backward) in ((ops[1], train), (ops[2], double)):
             op.register_autograd(partial(backward, suffix), setup_context=set_up)
-        overloads[suffix] = Overload.of(suffix, *train, direct, [op._opoverload for op in ops])
+        registered = [op._opoverload for op in ops]
+        direct = [
+            _directly(partial(launcher, parallel=parallel), op)
+            for launcher, op in zip(launchers, registered, strict=True)
+        ]
+        overloads[suffix] = Overload.of(suffix, *train, direct, registered)
     return overloads
+
+
+def _directly(launcher: Callable[..., Any], op: Callable[..., Any]) -> Callable[..., Any]:
+    """The launcher; the op where a kernel that is started behind PyTorch's back does nothing, or
+    nothing that whoever listens would hear of."""
+
+    def call(*arguments: Any) -> Any:
+        if torch._C._len_torch_dispatch_stack() or not has_memory(arguments[0]):
+            return op(*arguments)
+        return launcher(*arguments)
+
+    return call
 
 
 _TYPES = {
