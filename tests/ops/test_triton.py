@@ -377,6 +377,29 @@ def test_fake_tensors_start_no_kernel():
         assert (c.shape, gu.shape) == (h.shape, u.shape)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_kernels_start_on_the_gpu_of_the_tensors(traced, monkeypatch):
+    """And a registered op's, called with tensors that are there; of GPUs that are not."""
+    at = ["cuda:0"]
+
+    class Device:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            at.append(str(self.device))
+
+        def __exit__(self, *_):
+            at.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    started = []
+    for gpu in (torch.device("cuda:1"), None):
+        launch = _triton.Launch(1, 64, 1, 8, torch.float32, gpu, traced)
+        _triton.run("kernel", {}, launch, lambda tiles: started.append(at[-1]))
+    assert started == ["cuda:1", "cuda:0"]
+
+
 @pytest.mark.skipif(_triton.interpreted(), reason="the interpreter's kernels can't be traced")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("grad", [False, True])

@@ -84,7 +84,8 @@ class Launch:
 
     rows: R times directions, of d channels each.
     chunks, length: of time, and steps a chunk; `chunks` is 1 if time is one loop.
-    dtype, device: of the call's tensors.
+    dtype: of the call's tensors.
+    gpu: on which kernels start; None: they run in the interpreter, or PyTorch only traces them.
     traced: whether PyTorch is to see the launches: within its op, and not when called directly.
     """
 
@@ -93,7 +94,7 @@ class Launch:
     chunks: int
     length: int
     dtype: torch.dtype
-    device: torch.device
+    gpu: torch.device | None
     traced: bool
 
     @classmethod
@@ -107,7 +108,8 @@ class Launch:
             parallel = worth_while("triton", L, R * D)
         chunks, length = cut(L, R * D) if parallel else (1, L)
         d = D // num_directions
-        return cls(R * num_directions, d, chunks, length, t.dtype, t.device, traced)
+        gpu = t.device if t.is_cuda and has_memory(t) else None
+        return cls(R * num_directions, d, chunks, length, t.dtype, gpu, traced)
 
     @property
     def empty(self) -> bool:
@@ -148,14 +150,12 @@ def run(
         kernel, options: what the speed depends on beside the launch; the values hashable.
         start: starts them; may be called any number of times.
     """
-    if launch.traced:
-        return start(launch.tiles())
-    with torch.cuda.device(launch.device) if launch.device.type == "cuda" else nullcontext():
-        if not _tuning:
+    with nullcontext() if launch.gpu is None else torch.cuda.device(launch.gpu):
+        if launch.traced or not _tuning:
             return start(launch.tiles())
         key = (kernel, *options.values(), launch)
         if key not in _tuned:
-            if launch.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if launch.gpu is not None and torch.cuda.is_current_stream_capturing():
                 return start(launch.tiles())
             _tuned[key] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
         return start(_tuned[key])
