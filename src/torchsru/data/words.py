@@ -66,10 +66,6 @@ class Vectors:
                 found[i] = drawn(word, self.size) * self.deviation
         return found
 
-    def knows(self, word: str) -> bool:
-        """Whether a word has a vector."""
-        return word in self.places or word.lower() in self.places
-
 
 def drawn(word: str, size: int) -> Tensor:
     """[size] standard normal numbers that follow from the word alone."""
