@@ -24,7 +24,7 @@ class Task(Protocol):
     higher_is_better: bool
     """Of the first of the numbers that evaluate() returns, by which a run is judged."""
 
-    def batch(self, step: int) -> Any:
+    def batch(self, step: int) -> Batch:
         """The step-th batch, any step from 0."""
 
     def split(self, batch: Any, parts: int) -> list[Any]:
