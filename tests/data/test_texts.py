@@ -23,6 +23,53 @@ def test_blocks_are_the_text_and_end_where_they_may(tmp_path, monkeypatch, size,
     assert len(blocks) > 1 or size > 64 or not ends
 
 
+@pytest.mark.parametrize(
+    ("content", "cuts_words"),
+    [
+        ("\t".join(f"word{i}" for i in range(99)), False),
+        ("\u3000".join("言葉" * (i % 3 + 1) for i in range(99)), False),
+        ("語" * 199, True),
+        ("x語é" * 99, True),
+        ("x" * 2999, True),
+    ],
+)
+def test_without_line_ends_and_blanks_blocks_are_bounded_and_cut_no_character(
+    monkeypatch, content, cuts_words
+):
+    monkeypatch.setattr(texts, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(texts, "LONGEST", 64)
+    blocks = list(BytesText("text", content.encode()).blocks())
+    assert b"".join(blocks) == content.encode() and len(blocks) > len(content.encode()) // 80
+    assert max(map(len, blocks)) <= 64 + 16
+    assert "".join(block.decode() for block in blocks) == content  # none is cut
+    words = [word for block in blocks for word in block.decode().split()]
+    assert (words != content.split()) is cuts_words
+
+
+def test_bytes_that_are_no_utf_8_are_bounded_too(monkeypatch):
+    monkeypatch.setattr(texts, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(texts, "LONGEST", 64)
+    for content in (b"\x80" * 999, b"\xff" * 999, bytes(range(128, 256)) * 9):
+        blocks = list(BytesText("text", content).blocks())
+        assert b"".join(blocks) == content and max(map(len, blocks)) <= 64 + 16
+
+
+def test_a_line_of_up_to_the_longest_stays_whole(monkeypatch):
+    """Where a text has breaks, it is cut at them alone."""
+    monkeypatch.setattr(texts, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(texts, "LONGEST", 64)
+    content = b"".join(b"x" * n + b"\n" for n in range(64))
+    blocks = list(BytesText("text", content).blocks())
+    assert b"".join(blocks) == content and all(block.endswith(b"\n") for block in blocks)
+
+
+def test_how_a_text_comes_in_pieces_makes_no_difference(monkeypatch):
+    monkeypatch.setattr(texts, "BLOCK_BYTES", 64)
+    whole = list(texts.in_blocks([LINES]))
+    assert len(whole) > 3 and max(map(len, whole)) <= 2 * 64
+    assert list(texts.in_blocks(LINES[i : i + 1] for i in range(len(LINES)))) == whole
+
+
 def test_a_part_of_a_file(tmp_path):
     (tmp_path / "text").write_bytes(LINES)
     part = FileText(tmp_path / "text", 5, 25)

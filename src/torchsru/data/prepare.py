@@ -38,7 +38,7 @@ from torchsru.data.vocabulary import (
     learn_words,
 )
 
-FORMAT = 2  # part of HASH: what another version prepared is prepared anew
+FORMAT = 3  # part of HASH: what another version prepared is prepared anew
 SUBWORDS = 8192  # symbols, where the recipe names no number
 VOCABULARY, COUNTS = "vocabulary.json", "counts.json"
 

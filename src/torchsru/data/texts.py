@@ -1,7 +1,11 @@
 """Texts that are read in blocks, again and again, and never held whole.
 
 A block ends after a line, or after a blank where a line is longer than a block, so that no
-character and no word is cut; the last one ends where the text does.
+character and no word is cut; the last one ends where the text does. A run of more than LONGEST
+bytes without either is cut behind its last other white space, or else between two characters:
+whatever the text, memory is bounded and the work is linear.
+
+Check      tests/data/test_texts.py
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 BLOCK_BYTES = 1 << 22
+LONGEST = 1 << 24
+SPACES = [chr(i).encode() for i in range(0x3001) if chr(i).isspace()]  # where str.split parts words
 
 
 class DataError(ValueError):
@@ -83,19 +89,46 @@ class BytesText:
         return in_blocks(self.content[start : start + BLOCK_BYTES] for start in starts)
 
 
-def in_blocks(reads: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes, cut where a block may end."""
+def in_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes, cut where a block may end; how they came in pieces makes no difference."""
     rest = b""
-    for read in reads:
+    for read in regrouped(pieces):
         rest += read
-        end = rest.rfind(b"\n") + 1
-        if not end and len(rest) >= BLOCK_BYTES:
-            end = rest.rfind(b" ") + 1
-        if end:
+        if end := block_end(rest):
             yield rest[:end]
             rest = rest[end:]
     if rest:
         yield rest
+
+
+def regrouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of BLOCK_BYTES; the last one holds the rest."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        while len(held) >= BLOCK_BYTES:
+            yield bytes(held[:BLOCK_BYTES])
+            del held[:BLOCK_BYTES]
+    if held:
+        yield bytes(held)
+
+
+def block_end(text: bytes) -> int:
+    """Where a block that starts with the text ends; 0: not yet in it."""
+    if end := text.rfind(b"\n") + 1:
+        return end
+    if len(text) >= BLOCK_BYTES and (end := text.rfind(b" ") + 1):
+        return end
+    if len(text) < LONGEST:
+        return 0
+    last = len(text) - 1  # may be a part of what follows: of "\r\n", of a character
+    found = ((text.rfind(space, 0, last), len(space)) for space in SPACES)
+    if end := max((at + size for at, size in found if at >= 0), default=0):
+        return end
+    for end in range(last, max(0, last - 4), -1):
+        if text[end] & 0xC0 != 0x80:  # a character starts here
+            return end
+    return last  # it is no UTF-8
 
 
 def check_utf8(block: bytes, where: str, at: int = 0) -> None:
