@@ -1,11 +1,15 @@
 import hashlib
+import tracemalloc
 
 import pytest
 import torch
 
-from torchsru.data import ByteVocabulary, DataError, TextData, load_side
+from torchsru.data import ByteVocabulary, DataError, TextData, load_side, texts
+from torchsru.data import cache as cache_module
+from torchsru.data import corpus as corpus_module
 from torchsru.data import files as module
 from torchsru.data import load_corpus as load
+from torchsru.data.texts import FileText, content_of
 
 
 def load_corpus(paths=(), heldout=0.05):
@@ -95,6 +99,75 @@ def test_a_text_is_read_whole(tmp_path):
     assert sorted(text.split(b"\0")) == sorted([b"", b"x", *(b"<%d>" % i for i in range(60))])
 
 
+@pytest.fixture(params=["one file", "few files", "many files"])
+def folder(tmp_path, request):
+    """Files of 2 MiB in all."""
+    count = {"one file": 1, "few files": 3, "many files": 64}[request.param]
+    (tmp_path / "files").mkdir()
+    line = bytes(range(33, 256)) + b"x" * 32 + b"\n"
+    for i in range(count):
+        (tmp_path / "files" / f"{i}").write_bytes((b"%d" % i + line) * (8192 // count))
+    return str(tmp_path / "files")
+
+
+def test_many_bytes_are_mapped_from_the_cache_and_are_the_same(folder, monkeypatch, cache):
+    before, side = load_corpus((folder,)), load_side((folder,), ByteVocabulary())
+    assert before.folder is None and not cache.exists()
+    monkeypatch.setattr(corpus_module, "IN_MEMORY", 1 << 20)
+    after, again = load_corpus((folder,)), load_side((folder,), ByteVocabulary())
+    assert after.folder.parent == cache and len(list(cache.glob("*/all.bin"))) == 1
+    assert after.content == before.content  # a run goes on, whatever the limit was
+    assert (after.files, after.heldout_files) == (before.files, before.heldout_files)
+    pairs = [(side, again)] + [(before.sides[name], after.sides[name]) for name in before.sides]
+    for one, other in pairs:
+        assert other.ids.dtype == torch.uint8 and torch.equal(one.ids, other.ids)
+        assert (one.counts.tokens, one.counts.bytes) == (other.counts.tokens, other.counts.bytes)
+    assert side.counts == again.counts
+    for name, mapped in (("all", again), ("train", after.train)):
+        (file,) = cache.glob(f"*/{name}.bin")
+        with open(file, "r+b") as stream:  # under the map: it is no copy
+            stream.write(b"\0")
+        assert mapped.ids[0] == 0
+
+
+def peak(load, *arguments):
+    """The most bytes that Python holds at a time."""
+    tracemalloc.start()
+    try:
+        load(*arguments)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("folder", ["one file", "many files"], indirect=True)
+def test_memory_is_bounded_whatever_the_size(folder, tmp_path, monkeypatch):
+    for module_, name in ((texts, "BLOCK_BYTES"), (cache_module, "CHUNK")):
+        monkeypatch.setattr(module_, name, 1 << 15)
+    assert peak(load_corpus, (folder,)) > 1 << 21  # all of it is held
+    (tmp_path / "small").write_text("what is imported is not counted")
+    for limit, path in ((0, str(tmp_path / "small")), (1 << 20, folder)):
+        monkeypatch.setattr(corpus_module, "IN_MEMORY", limit)
+        most = peak(load_corpus, (path,)), peak(load_side, (path,), ByteVocabulary())
+    assert max(most) < 1 << 20
+
+
+def test_a_place_that_a_vocabulary_cannot_name_is_counted_from_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "BLOCK_BYTES", 8)
+    (tmp_path / "text").write_bytes(b"ab\n" * 9 + b"c")
+    with pytest.raises(DataError, match=r"text': byte 99 at 27 is not among the 3 of this text"):
+        load_side((str(tmp_path / "text"),), ByteVocabulary(b"\nab"))
+
+
+def test_what_is_written_behind_a_file_later_is_no_part_of_it(tmp_path):
+    (tmp_path / "log").write_bytes(b"0123456789")
+    files = module.read_files((str(tmp_path / "log"),))
+    with open(tmp_path / "log", "ab") as file:
+        file.write(b"more")
+    train, held, _ = files.split(0.2, module.NUL)
+    assert (content_of(train), content_of(held)) == (b"01234567", b"89")
+
+
 def test_a_name_too_long_is_named():
     with pytest.raises(DataError, match=r"cannot read data path 'a{300}': File name too long"):
         load_corpus(("a" * 300,))
@@ -119,10 +192,10 @@ def test_bad_paths_are_named(tmp_path, kind):
 def test_unreadable_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "secret").write_text("abc")
 
-    def refuse(path):
+    def refuse(path, mode):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(module.Path, "read_bytes", refuse)
+    monkeypatch.setattr(texts, "open", refuse, raising=False)
     with pytest.raises(DataError, match=r"secret': Permission denied"):
         load_corpus((str(tmp_path),))
 
@@ -181,9 +254,9 @@ def test_symbols_that_are_not_bytes_are_not_cut(tmp_path, text, heldout, held):
     (tmp_path / "text").write_text(text)
     files = module.read_files((str(tmp_path / "text"),))
     for words in (False, True):
-        assert files.split(heldout, b"\n", words)[1] == held.encode()
+        assert content_of(files.split(heldout, b"\n", words)[1]) == held.encode()
     last = int(heldout * len(text.encode()))
-    assert files.split(heldout, module.NUL)[1] == text.encode()[-last:]
+    assert content_of(files.split(heldout, module.NUL)[1]) == text.encode()[-last:]
 
 
 def test_a_line_end_far_before_the_cut_is_none_to_hold_out_from(tmp_path):
@@ -197,16 +270,25 @@ def test_a_line_end_far_before_the_cut_is_none_to_hold_out_from(tmp_path):
 
 @pytest.mark.parametrize(("before", "starts"), [(5, True), (6, False)])
 @pytest.mark.parametrize("mark", [b"\n", b" "])
-def test_the_part_held_out_grows_by_half_at_most(before, starts, mark):
+@pytest.mark.parametrize("block", [3, 1 << 22])
+def test_the_part_held_out_grows_by_half_at_most(
+    tmp_path, monkeypatch, before, starts, mark, block
+):
+    monkeypatch.setattr(texts, "BLOCK_BYTES", block)
     text = b"x" * (89 - before) + mark + b"y" * before + b"z" * 10
-    held = module.Files("text", [text]).split(0.1, b"\n")[1]
-    assert held == (b"y" * before if starts else b"") + b"z" * 10
+    held = files_of(tmp_path, text).split(0.1, b"\n")[1]
+    assert content_of(held) == (b"y" * before if starts else b"") + b"z" * 10
 
 
-def test_without_line_ends_and_blanks_characters_stay_whole_and_words_name_the_reason():
-    files = module.Files("text", ["日本語".encode() * 50])
+def files_of(folder, content):
+    (folder / "text").write_bytes(content)
+    return module.Files("text", [FileText(folder / "text", 0, len(content))])
+
+
+def test_without_line_ends_and_blanks_characters_stay_whole_and_words_name_the_reason(tmp_path):
+    files = files_of(tmp_path, "日本語".encode() * 50)
     for heldout in (0.1, 0.103, 0.105):  # 45, 46, 47 bytes: each place in a character
-        held = files.split(heldout, b"\n")[1].decode()
+        held = content_of(files.split(heldout, b"\n")[1]).decode()
         assert held == ("日本語" * 50)[-len(held) :] and 15 <= len(held) <= 16
     with pytest.raises(
         DataError,

@@ -4,8 +4,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from torchsru.data import DataError, TextData, load_corpus, load_side
-from torchsru.data.prepare import Reading, narrowest
+from torchsru.data import (
+    ByteVocabulary,
+    DataError,
+    TextData,
+    corpus,
+    load_corpus,
+    load_side,
+    texts,
+)
+from torchsru.data.corpus import narrowest
+from torchsru.data.prepare import Reading, prepare, prepare_side
 from torchsru.data.texts import BytesText
 
 TEXT = "".join(f"line {i} of the text, {'é' * (i % 3)}\n" for i in range(200))
@@ -76,6 +85,45 @@ def test_a_vocabulary_names_other_files(text, tmp_path):
     (tmp_path / "other").write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"other' is not UTF-8: byte 0xff at 0"):
         load_side((str(tmp_path / "other"),), vocabulary)
+
+
+def test_a_side_of_any_symbols_is_the_same_in_memory_and_mapped(text, tmp_path, monkeypatch, cache):
+    other = TEXT[5:-1] + " no line end"
+    (tmp_path / "other").write_text(other)
+    for kind, size in (("characters", 0), ("words", 0), ("subwords", 300)):
+        data = TextData(paths=(text,), vocabulary=kind, vocabulary_size=size)
+        vocabulary = load_corpus(data).vocabulary
+        expected = vocabulary.encode(other + ("\n" if kind == "words" else ""))
+        with monkeypatch.context() as patched:
+            patched.setattr(texts, "BLOCK_BYTES", 100)
+            inside = load_side((str(tmp_path / "other"),), vocabulary)
+            patched.setattr(corpus, "IN_MEMORY", 0)
+            for _ in range(2):
+                mapped = load_side((str(tmp_path / "other"),), vocabulary)
+                assert mapped.ids.tolist() == inside.ids.tolist() == expected
+                assert mapped.counts == inside.counts and mapped.counts.tokens == len(expected)
+    assert len(list(cache.glob("*/all.bin"))) == 3
+
+
+class Changing:
+    """A text that is another one when it is read again."""
+
+    where, size = "a log", 0
+    reads = 0
+
+    def blocks(self):
+        self.reads += 1
+        yield b"line %d\n" % self.reads
+
+
+def test_a_text_that_changes_while_it_is_read_is_named_and_not_kept(cache):
+    whole = [BytesText("a", b"line 1\n")]
+    for sides in ({"train": whole, "valid": [Changing()]}, {"train": [Changing()], "valid": whole}):
+        with pytest.raises(DataError, match="'a log' or what follows it changed while it was read"):
+            prepare(TextData(paths=("a",)), sides, "a set")
+    with pytest.raises(DataError, match="'a log' or what follows it changed while it was read"):
+        prepare_side(Changing(), ByteVocabulary())
+    assert not any(path.is_dir() for path in cache.iterdir())
 
 
 def test_each_text_ends_its_last_line():

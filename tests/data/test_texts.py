@@ -1,7 +1,7 @@
 import pytest
 
 from torchsru.data import DataError, texts
-from torchsru.data.texts import BytesText, FileText
+from torchsru.data.texts import BytesText, FileText, JoinedText, content_of
 
 LINES = b"".join(b"line %d\n" % i for i in range(50))
 
@@ -74,6 +74,20 @@ def test_a_part_of_a_file(tmp_path):
     (tmp_path / "text").write_bytes(LINES)
     part = FileText(tmp_path / "text", 5, 25)
     assert b"".join(part.blocks()) == LINES[5:25] and part.size == 20
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_joined_texts_are_read_as_one(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(texts, "BLOCK_BYTES", size)
+    (tmp_path / "text").write_bytes(b"0123\n56789")
+    parts = [FileText(tmp_path / "text", 1, 9), BytesText("", b"\0"), BytesText("", b"\nabc")]
+    whole, content = JoinedText("all", parts), b"123\n5678\0\nabc"
+    assert whole.size == len(content) and content_of(whole) == content
+    for start in range(len(content)):
+        for stop in range(start, len(content) + 1):
+            part = whole.part(start, stop)
+            assert content_of(part) == content[start:stop] and part.size == stop - start
+            assert whole.rfind(b"\n", start, stop) == content.rfind(b"\n", start, stop)
 
 
 def test_files_that_are_gone_or_shrink_are_named(tmp_path):

@@ -4,15 +4,19 @@ Check      tests/data/test_files.py, of plain files; tests/data/test_prepare.py,
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from torchsru.data.config import TextData
 from torchsru.data.files import NUL, python_sources, read_files
-from torchsru.data.texts import BytesText, DataError, Texts
+from torchsru.data.texts import BytesText, DataError, JoinedText, content_of
 from torchsru.data.vocabulary import ByteVocabulary, Vocabulary, as_tensor
+
+IN_MEMORY = 1 << 26  # bytes of plain files, on all sides; more are mapped from the cache
 
 
 @dataclass(frozen=True)
@@ -92,22 +96,48 @@ def counted(counts: Counts, text: bytes, ids: Tensor, vocabulary: Vocabulary) ->
     )
 
 
+def in_symbols(
+    blocks: Iterable[bytes], vocabulary: Vocabulary, where: str
+) -> Iterator[tuple[Tensor, Counts]]:
+    """Each block of a text in symbols, of the narrowest type, and the counts up to its end.
+
+    Raises: DataError naming the text, and the place that the vocabulary can't name.
+    """
+    dtype, counts = narrowest(vocabulary.size), Counts()
+    for block in blocks:
+        try:
+            ids = vocabulary.to_ids(block, before=counts.tokens)
+        except ValueError as error:
+            raise DataError(f"{where!r}: {error}") from error
+        counts = counted(counts, block, ids, vocabulary)
+        yield ids.to(dtype), counts
+
+
+def narrowest(size: int) -> torch.dtype:
+    """The type that symbols of a vocabulary of that size are kept in."""
+    return torch.uint8 if size <= 2**8 else torch.int16 if size <= 2**15 else torch.int32
+
+
+def byte_content(sums: Iterable[bytes]) -> str:
+    """The `content` of a corpus in all 256 byte values: of the SHA-256 sums of its sides."""
+    return hashlib.sha256(b"".join(sums)).hexdigest()
+
+
 def byte_corpus(
     train: bytes, heldout: bytes, name: str = "text", files: int = 0, heldout_files: int = 0
 ) -> Corpus:
     """A corpus in all 256 byte values, in memory."""
     parts = {"train": train, "valid": heldout}
     sides = {k: Side(as_tensor(part), Counts(len(part), len(part))) for k, part in parts.items()}
-    both = b"".join(hashlib.sha256(part).digest() for part in parts.values())
-    content = hashlib.sha256(both).hexdigest()
+    content = byte_content(hashlib.sha256(part).digest() for part in parts.values())
     return Corpus(name, ByteVocabulary(), sides, content, files, heldout_files)
 
 
 def load_corpus(data: TextData | None = None) -> Corpus:
     """What a recipe's data name.
 
-    Bytes of plain files are read as they are. All else is turned into symbols once, kept in the
-    cache (torchsru.data.cache) and mapped into memory from there.
+    Bytes of plain files are read as they are, IN_MEMORY of them at most. All else is turned into
+    symbols once, kept in the cache (torchsru.data.cache) and mapped into memory from there.
 
     Args:
         data: default: the sources of the Python that runs, in bytes.
@@ -130,27 +160,28 @@ def load_corpus(data: TextData | None = None) -> Corpus:
         files = read_files(data.paths, not as_bytes)
     separator, words = NUL if as_bytes else b"\n", data.vocabulary == "words"
     train, held, held_files = files.split(data.heldout, separator, words)
-    if as_bytes:
-        return byte_corpus(train, held, files.name, len(files.texts), held_files)
-    texts: Texts = {
-        "train": [BytesText(files.name, train)],
-        "valid": [BytesText(files.name, held)],
-    }
-    found = prepare.prepare(data, texts, files.name)
+    if as_bytes and train.size + held.size <= IN_MEMORY:
+        sides = content_of(train), content_of(held)
+        return byte_corpus(*sides, files.name, len(files.texts), held_files)
+    found = prepare.prepare(data, {"train": [train], "valid": [held]}, files.name)
     return replace(found, files=len(files.texts), heldout_files=held_files)
 
 
 def load_side(paths: tuple[str, ...], vocabulary: Vocabulary) -> Side:
     """All of files and folders, in the order of a corpus, in a vocabulary that is there.
 
-    Raises: DataError if a path is missing or unreadable, or the vocabulary can't name all of it.
+    In memory, or mapped from the cache if it is more than IN_MEMORY.
+
+    Raises: DataError if a path is missing or unreadable, or the vocabulary can't name all of it;
+        if the cache can't be written.
     """
     files = read_files(paths, vocabulary.name != "bytes")
     text = files.joined(NUL if vocabulary.name == "bytes" and vocabulary.size == 256 else b"\n")
-    if vocabulary.name == "words" and not text.endswith(b"\n"):
-        text += b"\n"
-    try:
-        ids = vocabulary.to_ids(text)
-    except ValueError as error:
-        raise DataError(f"{files.name}: {error}") from error
-    return Side(ids, counted(Counts(), text, ids, vocabulary))
+    if vocabulary.name == "words" and content_of(text.part(text.size - 1, text.size)) != b"\n":
+        text = JoinedText(text.where, [*text.parts, BytesText(text.where, b"\n")])
+    if text.size > IN_MEMORY:
+        from torchsru.data import prepare  # with the cache it needs torchsru[train]
+
+        return prepare.prepare_side(text, vocabulary)
+    ids, counts = zip(*in_symbols(text.blocks(), vocabulary, text.where), strict=True)
+    return Side(torch.cat(ids), counts[-1])

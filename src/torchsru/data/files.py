@@ -9,16 +9,23 @@ Order of the text  on either side by a hash of each file's content, so that the 
 Check              tests/data/test_files.py
 """
 
-import hashlib
 import math
 import os
 import site
 import sysconfig
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchsru.data.texts import DataError, check_utf8, unreadable
+from torchsru.data.texts import (
+    BytesText,
+    DataError,
+    FileText,
+    JoinedText,
+    check_all_utf8,
+    content_of,
+    size_of,
+    unreadable,
+)
 
 FEW_FILES = 50
 NUL = b"\0"
@@ -34,11 +41,11 @@ class Files:
     """Texts, not yet cut into what is trained on and what is held out."""
 
     name: str
-    texts: list[bytes]
+    texts: list[FileText]
 
     def split(
         self, heldout: float, separator: bytes, words: bool = False
-    ) -> tuple[bytes, bytes, int]:
+    ) -> tuple[JoinedText, JoinedText, int]:
         """What to train on, what is held out, and how many whole files that is.
 
         Args:
@@ -47,37 +54,50 @@ class Files:
                 last part starts as `symbol_start` has it.
             words: whether a symbol is a word.
 
-        Raises: DataError if either side would be empty, or only words could be cut.
+        Raises: DataError if a file can't be read, either side would be empty, or only words could
+            be cut.
         """
         if len(self.texts) < FEW_FILES:
-            whole = separator.join(self.texts)
-            cut = len(whole) - max(1, math.floor(heldout * len(whole)))
+            whole = self.joined(separator)
+            size = whole.size
+            cut = size - max(1, math.floor(heldout * size))
             if separator != NUL:
                 try:
                     cut = symbol_start(whole, cut, words)
                 except ValueError as error:
                     raise DataError(f"{self.name} can't be split: {error}") from error
-            train, held, held_files = whole[:cut], whole[cut:], 0
+            train, held, held_files = whole.part(0, cut), whole.part(cut, size), 0
         else:
             every = max(2, round(1 / heldout))
             held_texts = self.texts[every // 2 :: every]
             rest = [text for i, text in enumerate(self.texts) if i % every != every // 2]
-            train, held = (hashed_order(part, separator) for part in (rest, held_texts))
+            train, held = (self._hashed_order(part, separator) for part in (rest, held_texts))
             held_files = len(held_texts)
-        if not train or not held:
+        if not train.size or not held.size:
             raise DataError(
                 f"{self.name} is too small to hold out a part of {heldout}: "
-                f"{len(train + held)} bytes"
+                f"{train.size + held.size} bytes"
             )
         return train, held, held_files
 
-    def joined(self, separator: bytes) -> bytes:
+    def joined(self, separator: bytes) -> JoinedText:
         """All of it, in the order of `split`."""
-        few = len(self.texts) < FEW_FILES
-        return separator.join(self.texts) if few else hashed_order(self.texts, separator)
+        if len(self.texts) >= FEW_FILES:
+            return self._hashed_order(self.texts, separator)
+        return JoinedText(self.name, self._followed(self.texts, separator)[:-1])
+
+    def _hashed_order(self, texts: list[FileText], separator: bytes) -> JoinedText:
+        """In the order of their hashes, the separator after each."""
+        ordered = sorted(texts, key=lambda text: text.sum)
+        return JoinedText(self.name, self._followed(ordered, separator))
+
+    def _followed(self, texts: list[FileText], separator: bytes) -> list[FileText | BytesText]:
+        """Each with the separator after it."""
+        after = BytesText(self.name, separator)
+        return [part for text in texts for part in (text, after)]
 
 
-def symbol_start(text: bytes, cut: int, words: bool) -> int:
+def symbol_start(text: JoinedText, cut: int, words: bool) -> int:
     """Where the last part of a UTF-8 text, about text[cut:], starts so that no symbol is cut.
 
     Behind the last line end before the cut, else behind the last blank, if the part grows by no
@@ -85,17 +105,19 @@ def symbol_start(text: bytes, cut: int, words: bool) -> int:
 
     Raises: ValueError if they are, and there is neither a line end nor a blank.
     """
-    most = (len(text) - cut) // 2
+    size = text.size
+    most = (size - cut) // 2
     for mark in (b"\n", b" "):
         if start := text.rfind(mark, max(0, cut - most - 1), cut) + 1:
             return start
     if words:
         raise ValueError(
-            f"of {len(text):,} bytes the last {len(text) - cut:,} are to be held out, and the "
+            f"of {size:,} bytes the last {size - cut:,} are to be held out, and the "
             f"{most + 1:,} before them hold no line end and no blank to part words at"
         )
-    while cut and text[cut] & 0xC0 == 0x80:  # inside a character
-        cut -= 1
+    near = content_of(text.part(max(0, cut - 3), cut + 1))
+    while cut and near and near[-1] & 0xC0 == 0x80:  # inside a character
+        cut, near = cut - 1, near[:-1]
     return cut
 
 
@@ -109,11 +131,11 @@ def read_files(paths: tuple[str, ...], utf8: bool = False) -> Files:
         return python_sources(utf8)
     # neither a file named twice nor a copy of one may be on both sides
     found = {item.resolve(): item for path in paths for item in files_of(Path(path))}
-    texts = {path: read(path) for path in found.values()}
+    texts = [as_it_is_now(path) for path in found.values()]
     if utf8:
-        for path, text in texts.items():
-            check_utf8(text, str(path))
-    return checked(", ".join(paths), texts.values())
+        for text in texts:
+            check_all_utf8(text)
+    return checked(", ".join(paths), texts)
 
 
 def python_sources(utf8: bool = False, packages: bool = False) -> Files:
@@ -136,35 +158,38 @@ def python_sources(utf8: bool = False, packages: bool = False) -> Files:
             "name your own with --data"
         )
     name = "Python standard library" + (" and packages" if packages else "")
-    texts = [read(path) for path in found.values()]
+    texts = [as_it_is_now(path) for path in found.values()]
     texts = [text for text in texts if not utf8 or is_utf8(text)]
     # the library's few copies are empty or tiny; without them other files would be held out than
     # those that earlier runs and results count
     return checked(name, texts, distinct=packages)
 
 
-def checked(name: str, texts: Iterable[bytes], distinct: bool = True) -> Files:
+def as_it_is_now(path: Path) -> FileText:
+    """A file's text; what is written behind it later is not part of it. Raises DataError."""
+    return FileText(path, 0, size_of(path))
+
+
+def checked(name: str, texts: list[FileText], distinct: bool = True) -> Files:
     """The files of a corpus; of equal ones the first, if `distinct`. Raises DataError if all are
     empty."""
-    kept = list(dict.fromkeys(texts) if distinct else texts)
-    if not any(kept):
+    if distinct and len(texts) > 1:
+        first: dict[bytes, FileText] = {}
+        for text in texts:
+            first.setdefault(text.sum, text)
+        texts = list(first.values())
+    if not any(text.size for text in texts):
         raise DataError(f"no bytes to train on in {name}")
-    return Files(name, kept)
+    return Files(name, texts)
 
 
-def is_utf8(text: bytes) -> bool:
-    """Whether a text can be decoded."""
+def is_utf8(text: FileText) -> bool:
+    """Whether a text can be decoded. Raises DataError if it can't be read."""
     try:
-        text.decode()
+        content_of(text).decode()
     except UnicodeDecodeError:
         return False
     return True
-
-
-def hashed_order(texts: list[bytes], separator: bytes) -> bytes:
-    """Joined in the order of their hashes, the separator after each."""
-    ordered = sorted(texts, key=lambda text: hashlib.sha256(text).digest())
-    return b"".join(text + separator for text in ordered)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -4,13 +4,14 @@
                     train.ends                       where sentences end, if they are shuffled
                     vocabulary.json, counts.json
     HASH            of every text's content and of all that decides on its symbols
+A text to evaluate on, in a vocabulary that is there, is all.bin and counts.json.
 Check      tests/data/test_prepare.py
 """
 
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -24,7 +25,7 @@ from torch import Tensor
 from torchsru.data import published
 from torchsru.data.cache import FACTS, is_quiet, prepared
 from torchsru.data.config import TextData
-from torchsru.data.corpus import Corpus, Counts, Side, counted
+from torchsru.data.corpus import Corpus, Counts, Side, byte_content, in_symbols, narrowest
 from torchsru.data.published import PUBLISHED
 from torchsru.data.texts import DataError, Text, Texts, check_utf8
 from torchsru.data.vocabulary import (
@@ -41,6 +42,7 @@ from torchsru.data.vocabulary import (
 FORMAT = 3  # part of HASH: what another version prepared is prepared anew
 SUBWORDS = 8192  # symbols, where the recipe names no number
 VOCABULARY, COUNTS = "vocabulary.json", "counts.json"
+ALL = "all"  # the side of a text that has no others
 
 
 def kind_of(data: TextData) -> str:
@@ -82,27 +84,54 @@ def prepare(data: TextData, texts: Texts, name: str) -> Corpus:
         word_list = published.find_word_list(data.source, data.paths)
     with Reading(name) as reading:
         settings = [FORMAT, data.source if spec else "", kind, data.vocabulary_size]
-        key = hashlib.sha256(json.dumps(settings).encode())
+        key, sums = hashlib.sha256(json.dumps(settings).encode()), {}
         for side, parts in {**texts, "word list": word_list}.items():
-            sum_ = hashlib.sha256()
-            for block in reading.blocks(f"reading {side}", parts):
-                sum_.update(block)
-            key.update(side.encode() + sum_.digest())
-        build = partial(_build, data, kind, texts, word_list, reading)
+            sums[side] = reading.sum(f"reading {side}", parts)
+            key.update(side.encode() + sums[side])
+        build = partial(_build, data, kind, texts, word_list, reading, sums)
         folder = prepared(key.hexdigest(), name, build)
     vocabulary = from_json(json.loads((folder / VOCABULARY).read_bytes()))
-    sides = {}
-    counts = json.loads((folder / COUNTS).read_bytes())
-    for side in texts:
-        ends = folder / f"{side}.ends"
-        ids = mapped(folder / f"{side}.bin", narrowest(vocabulary.size))
-        sides[side] = Side(
-            ids, Counts(**counts[side]), mapped(ends, torch.int64) if ends.exists() else None
-        )
-    sums = json.loads((folder / FACTS).read_bytes())["files"]
-    del sums[COUNTS]  # they follow from the rest
-    content = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    sides = {side: _side(folder, side, vocabulary) for side in texts}
+    if data.source in ("text", "packages") and kind == "bytes":
+        content = byte_content([sums["train"], sums["valid"]])  # that of byte_corpus
+    else:
+        files = json.loads((folder / FACTS).read_bytes())["files"]
+        del files[COUNTS]  # they follow from the rest
+        content = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     return Corpus(name, vocabulary, sides, content, folder=folder)
+
+
+def prepare_side(text: Text, vocabulary: Vocabulary) -> Side:
+    """A text in a vocabulary that is there, from the cache; put there first if need be.
+
+    Raises: DataError if it can't be read or holds what the vocabulary can't name; if the cache
+        can't be written.
+    """
+    with Reading(text.where) as reading:
+        sum_ = reading.sum("reading", [text])
+        key = hashlib.sha256(json.dumps([FORMAT, vocabulary.to_json()]).encode() + sum_)
+
+        def build(folder: Path) -> None:
+            counts = Counts()
+            with open(folder / f"{ALL}.bin", "wb") as file:
+                blocks = reading.blocks(f"in {vocabulary.name}", [text], expected=sum_)
+                for ids, so_far in in_symbols(blocks, vocabulary, text.where):
+                    ids.numpy().tofile(file)
+                    counts = so_far
+            (folder / COUNTS).write_text(json.dumps({ALL: asdict(counts)}), encoding="utf-8")
+
+        folder = prepared(key.hexdigest(), text.where, build)
+    return _side(folder, ALL, vocabulary)
+
+
+def _side(folder: Path, side: str, vocabulary: Vocabulary) -> Side:
+    """A side of what is kept in a folder, mapped."""
+    ids, ends = folder / f"{side}.bin", folder / f"{side}.ends"
+    return Side(
+        mapped(ids, narrowest(vocabulary.size)),
+        Counts(**json.loads((folder / COUNTS).read_bytes())[side]),
+        mapped(ends, torch.int64) if ends.exists() else None,
+    )
 
 
 def _build(
@@ -111,6 +140,7 @@ def _build(
     texts: Texts,
     word_list: Sequence[Text],
     reading: "Reading",
+    sums: Mapping[str, bytes],
     folder: Path,
 ) -> None:
     """Write symbols, vocabulary and counts into a folder. Raises DataError."""
@@ -118,31 +148,26 @@ def _build(
     if spec and spec.md5:
         published.check_sum(data.source, texts)
     vocabulary = learn(data, kind, texts, word_list, reading)
-    dtype = narrowest(vocabulary.size)
     found = {}
     for side in reversed(texts):  # the long one last: the others tell sooner what is wrong
-        counts = Counts()
+        counts, where = Counts(), texts[side][0].where
         with ExitStack() as stack:
             file = stack.enter_context(open(folder / f"{side}.bin", "wb"))
             ends, last = None, 0
             if spec and spec.shuffled and kind != "subwords":  # of which one may hold a line's end
                 ends = stack.enter_context(open(folder / f"{side}.ends", "wb"))
                 line_end = vocabulary.encode("\n")[0]
-            for block in reading.blocks(f"{side} in {kind}", texts[side], kind):
-                try:
-                    ids = vocabulary.to_ids(block)
-                except ValueError as error:
-                    raise DataError(f"{texts[side][0].where!r}: {error}") from error
-                ids.to(dtype).numpy().tofile(file)
+            blocks = reading.blocks(f"{side} in {kind}", texts[side], kind, sums[side])
+            for ids, counts in in_symbols(blocks, vocabulary, where):
+                ids.numpy().tofile(file)
                 if ends:
-                    places = (ids == line_end).nonzero().flatten() + 1 + counts.tokens
+                    places = (ids == line_end).nonzero().flatten() + 1 + counts.tokens - len(ids)
                     places.numpy().tofile(ends)
                     last = int(places[-1]) if len(places) else last
-                counts = counted(counts, block, ids, vocabulary)
             if ends and last != counts.tokens:
                 ends.write(counts.tokens.to_bytes(8, sys.byteorder))
         if not counts.tokens:
-            raise DataError(f"{texts[side][0].where!r} holds no {vocabulary.unit}s")
+            raise DataError(f"{where!r} holds no {vocabulary.unit}s")
         if spec:
             published.check_words(data.source, side, texts[side], counts.words)
         found[side] = asdict(counts)
@@ -183,11 +208,6 @@ def learn(
     return learn_words(blocks, size=data.vocabulary_size)
 
 
-def narrowest(size: int) -> torch.dtype:
-    """The type that symbols of a vocabulary of that size are kept in."""
-    return torch.uint8 if size <= 2**8 else torch.int16 if size <= 2**15 else torch.int32
-
-
 def mapped(file: Path, dtype: torch.dtype) -> Tensor:
     """A file's items, mapped into memory, [N]."""
     count = file.stat().st_size // dtype.itemsize
@@ -210,16 +230,28 @@ class Reading:
             disable=is_quiet() or not console.is_terminal,
         )
 
-    def blocks(self, doing: str, texts: Sequence[Text], kind: str = "bytes") -> Iterator[bytes]:
+    def sum(self, doing: str, texts: Sequence[Text]) -> bytes:
+        """SHA-256 of the texts. Raises DataError naming the one that can't be read."""
+        sum_ = hashlib.sha256()
+        for block in self.blocks(doing, texts):
+            sum_.update(block)
+        return sum_.digest()
+
+    def blocks(
+        self, doing: str, texts: Sequence[Text], kind: str = "bytes", expected: bytes = b""
+    ) -> Iterator[bytes]:
         """All blocks of the texts.
 
         Args:
             doing: shown beside the bar.
             kind: of symbols. For all but bytes the text must be UTF-8; words and subwords need
                 each text's last line to end.
+            expected: what `sum` gave before.
 
-        Raises: DataError naming the text that can't be read, or its first byte that is no UTF-8.
+        Raises: DataError naming the text that can't be read, or its first byte that is no UTF-8;
+            after the last block, if what was read is not what was expected.
         """
+        sum_ = hashlib.sha256()
         total = sum(text.size for text in texts)
         bar = self._progress.add_task(f"{self._title}: {doing}", total=total or None)
         try:
@@ -228,11 +260,15 @@ class Reading:
                 for block in text.blocks():
                     if kind != "bytes":
                         check_utf8(block, text.where, at)
+                    if expected:
+                        sum_.update(block)
                     yield block
                     at += len(block)
                     self._progress.update(bar, advance=len(block))
                 if kind in ("words", "subwords") and block and not block.endswith(b"\n"):
                     yield b"\n"
+            if expected and sum_.digest() != expected:
+                raise DataError(f"{texts[0].where!r} or what follows it changed while it was read")
         finally:
             self._progress.remove_task(bar)
 

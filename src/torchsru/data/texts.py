@@ -8,8 +8,10 @@ whatever the text, memory is bounded and the work is linear.
 Check      tests/data/test_texts.py
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +39,19 @@ class Text(Protocol):
         """All of it. Raises DataError if it can't be read."""
 
 
+def content_of(text: Text) -> bytes:
+    """All of a text at once. Raises DataError if it can't be read."""
+    return b"".join(text.blocks())
+
+
+def sum_of(text: Text) -> bytes:
+    """SHA-256 of its content. Raises DataError if it can't be read."""
+    sum_ = hashlib.sha256()
+    for block in text.blocks():
+        sum_.update(block)
+    return sum_.digest()
+
+
 Texts = dict[str, Sequence[Text]]  # of each side: "train", "valid" and, if there is one, "test"
 
 
@@ -55,6 +70,15 @@ class FileText:
     @property
     def size(self) -> int:
         return (size_of(self.path) if self.stop is None else self.stop) - self.start
+
+    @cached_property
+    def sum(self) -> bytes:
+        """SHA-256 of its content. Raises DataError."""
+        return sum_of(self)
+
+    def part(self, start: int, stop: int) -> "FileText":
+        """Its bytes [start, stop)."""
+        return FileText(self.path, self.start + start, self.start + stop)
 
     def blocks(self) -> Iterator[bytes]:
         return in_blocks(self._reads())
@@ -84,9 +108,47 @@ class BytesText:
     def size(self) -> int:
         return len(self.content)
 
+    def part(self, start: int, stop: int) -> "BytesText":
+        """Its bytes [start, stop)."""
+        return BytesText(self.where, self.content[start:stop])
+
     def blocks(self) -> Iterator[bytes]:
-        starts = range(0, len(self.content), BLOCK_BYTES)
-        return in_blocks(self.content[start : start + BLOCK_BYTES] for start in starts)
+        return in_blocks([self.content])
+
+
+@dataclass(frozen=True)
+class JoinedText:
+    """Texts one after the other, as one: a block may hold many of them."""
+
+    where: str
+    parts: Sequence[FileText | BytesText]
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def part(self, start: int, stop: int) -> "JoinedText":
+        """Its bytes [start, stop)."""
+        found, at = [], 0
+        for part in self.parts:
+            size = part.size
+            first, last = max(start - at, 0), min(stop - at, size)
+            if first < last:
+                found.append(part.part(first, last))
+            at += size
+        return JoinedText(self.where, found)
+
+    def rfind(self, mark: bytes, start: int, stop: int) -> int:
+        """Where in [start, stop) a byte stands last, read from behind; -1: nowhere."""
+        while stop > start:
+            first = max(start, stop - BLOCK_BYTES)
+            if (found := content_of(self.part(first, stop)).rfind(mark)) >= 0:
+                return first + found
+            stop = first
+        return -1
+
+    def blocks(self) -> Iterator[bytes]:
+        return in_blocks(block for part in self.parts for block in part.blocks())
 
 
 def in_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -129,6 +191,14 @@ def block_end(text: bytes) -> int:
         if text[end] & 0xC0 != 0x80:  # a character starts here
             return end
     return last  # it is no UTF-8
+
+
+def check_all_utf8(text: Text) -> None:
+    """Raise DataError, naming the place, unless a text is UTF-8."""
+    at = 0
+    for block in text.blocks():
+        check_utf8(block, text.where, at)
+        at += len(block)
 
 
 def check_utf8(block: bytes, where: str, at: int = 0) -> None:

@@ -48,8 +48,9 @@ class Vocabulary(ABC):
         """The symbol that stands before a text."""
 
     @abstractmethod
-    def to_ids(self, text: bytes | str) -> Tensor:
-        """int32 [N]. Raises ValueError if the text holds what the vocabulary can't name."""
+    def to_ids(self, text: bytes | str, before: int = 0) -> Tensor:
+        """int32 [N]. Raises ValueError if the text holds what the vocabulary can't name, and where:
+        `before` symbols stand before it."""
 
     def encode(self, text: bytes | str) -> list[int]:
         """The same as a list."""
@@ -89,12 +90,14 @@ class ByteVocabulary(Vocabulary):
         """NUL, which stands between files; a line end where there is no NUL."""
         return max(0, self.symbols.find(b"\0" if 0 in self.symbols else b"\n"))
 
-    def to_ids(self, text: bytes | str) -> Tensor:
+    def to_ids(self, text: bytes | str, before: int = 0) -> Tensor:
         text = as_bytes(text)
         ids = self._ids[as_tensor(text).long()]
         if len(text) and ids.min() < 0:
             at = int((ids < 0).int().argmax())
-            raise ValueError(f"byte {text[at]} at {at:,} is not among the {self.size} of this text")
+            raise ValueError(
+                f"byte {text[at]} at {before + at:,} is not among the {self.size} of this text"
+            )
         return ids
 
     def decode(self, ids: Iterable[int]) -> bytes:
@@ -127,13 +130,15 @@ class CharacterVocabulary(Vocabulary):
         """A line end; a space where there is none; else the first symbol."""
         return max(0, self.symbols.find("\n" if "\n" in self.symbols else " "))
 
-    def to_ids(self, text: bytes | str) -> Tensor:
+    def to_ids(self, text: bytes | str, before: int = 0) -> Tensor:
         text = as_text(text)
         points = as_tensor(text.encode("utf-32-le", "surrogatepass"), torch.int32)
         ids = self._ids[points.long()]
         if text and ids.min() < 0:
             at = int((ids < 0).int().argmax())
-            raise ValueError(f"character {text[at]!r} at {at:,} is not among the {self.size} known")
+            raise ValueError(
+                f"character {text[at]!r} at {before + at:,} is not among the {self.size} known"
+            )
         return ids
 
     def decode(self, ids: Iterable[int]) -> bytes:
@@ -173,13 +178,15 @@ class WordVocabulary(Vocabulary):
     def start(self) -> int:
         return self._ids[self.eos]
 
-    def to_ids(self, text: bytes | str) -> Tensor:
+    def to_ids(self, text: bytes | str, before: int = 0) -> Tensor:
         words = as_text(text).replace("\n", f" {self.eos} ").split()
         found = array("i", [self._ids.get(word, self.unknown) for word in words])
         ids = as_tensor(found.tobytes(), torch.int32)
         if words and ids.min() < 0:
             at = int((ids < 0).int().argmax())
-            raise ValueError(f"word {words[at]!r} at {at:,} is not among the {self.size} known")
+            raise ValueError(
+                f"word {words[at]!r} at {before + at:,} is not among the {self.size} known"
+            )
         return ids
 
     def decode(self, ids: Iterable[int]) -> bytes:
@@ -222,7 +229,7 @@ class SubwordVocabulary(Vocabulary):
         """A line end."""
         return self._pieces.index(b"\n")
 
-    def to_ids(self, text: bytes | str) -> Tensor:
+    def to_ids(self, text: bytes | str, before: int = 0) -> Tensor:
         lines = as_text(text).splitlines(keepends=True)
         found = array("i")
         for encoded in self._tokenizer.encode_batch_fast(lines):

@@ -57,7 +57,7 @@ class LanguageModelRecipe(Recipe):
         """The task's numbers, how many symbols they are a mean of, and the seconds it took.
 
         Args:
-            paths: what counts is all their text; neither the run's data nor the cache is needed.
+            paths: what counts is all their text; the run's data are not needed.
             layout: eval_batch, eval_unroll and eval_memory to use in place of the run's.
         """
         data = replace(self.data, **layout)
