@@ -50,6 +50,11 @@ def test_the_table_holds_the_papers_numbers():
     billion = PUBLISHED["billion-word"]
     assert len(billion.files["train"]) == 99 and billion.files["valid"] == billion.files["test"]
     assert "heldout-00000-of-00050" in billion.files["test"][0][0] and billion.shuffled
+    names = [name.rpartition("/")[2] for (name,) in billion.files["train"]]
+    assert (names[0], names[-1]) == ("news.en-00001-of-00100", "news.en-00099-of-00100")
+    sentences = 30_301_028  # the hub counts them, and 4 bytes each for where they start, not ends
+    assert billion.bytes == {"train": 4_238_194_392 - 4 * sentences + sentences}
+    assert billion.about == 793_471
 
 
 @pytest.mark.parametrize("given", ["the file", "its folder"])
@@ -123,7 +128,8 @@ def billion(tmp_path, smaller):
     for shard in range(1, 100):
         (tmp_path / billion_shard(shard)).write_text(f"w{shard} a b .\nc{shard} a .\n")
     (held / "news.en.heldout-00000-of-00050").write_text("a new b .\na .\n")
-    smaller("billion-word", tokens={"valid": 8, "test": 8})
+    size = sum(file.stat().st_size for file in train.iterdir())
+    smaller("billion-word", tokens={"valid": 8, "test": 8}, bytes={"train": size}, about=6)
     return TextData(source="billion-word", paths=(str(tmp_path),))
 
 
@@ -137,16 +143,60 @@ def test_billion_word_has_sentences_in_an_order_of_their_own(billion):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters", "subwords"])
-def test_sentences_of_other_symbols(billion, tmp_path, kind):
-    last = tmp_path / billion_shard(99)
-    last.write_text(last.read_text().rstrip("\n"))  # its last sentence ends with the text
+def test_sentences_of_other_symbols(billion, kind):
     corpus = load_corpus(replace(billion, vocabulary=kind))
     text = as_bytes(corpus, "train")
     if kind == "subwords":  # a line's end may be a part of one: the text's order stays
         assert corpus.train.ends is None and text.count(b"\n") == 2 * 99
     else:
         ends = [i + 1 for i, byte in enumerate(text) if byte == ord("\n")]
-        assert corpus.train.ends.tolist() == [*ends, len(text)] and len(ends) == 2 * 99 - 1
+        assert corpus.train.ends.tolist() == ends and len(ends) == 2 * 99 and ends[-1] == len(text)
+
+
+def test_a_truncated_shard_is_named_before_anything_is_read(billion, tmp_path, cache):
+    """In a sentence, or between two."""
+
+    def told():
+        with pytest.raises(DataError) as error:
+            load_corpus(billion)
+        assert PUBLISHED["billion-word"].url in str(error.value) and not cache.exists()
+        return str(error.value)
+
+    shard = tmp_path / billion_shard(42)
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-3])
+    assert f"{str(shard)!r} is truncated: it holds {len(whole) - 3} bytes, and its last" in told()
+    shard.write_bytes(whole[: whole.index(b"\n") + 1])
+    total = sum(PUBLISHED["billion-word"].bytes.values())
+    what = f"{str(shard)!r} or another of the 99 files of train is truncated, or another version: "
+    assert (
+        f"{what}together they hold {total - 8:,} bytes, expected {total:,}; this one has 10, "
+        "about 17 are usual; " in told()
+    )
+    shard.write_bytes(whole * 2)
+    assert f"{str(shard)!r} or another of the 99 files of train is another version: " in told()
+    shard.unlink()
+    assert "lacks training-monolingual.tokenized.shuffled/news.en-00042-of-00100" in told()
+    shard.touch()
+    assert f"{str(shard)!r} is empty" in told()
+    shard.write_bytes(whole)
+    held = tmp_path / PUBLISHED["billion-word"].files["valid"][0][0]
+    held.write_bytes(held.read_bytes()[:-1])
+    assert f"{str(held)!r} is truncated" in told()
+
+
+def test_a_truncated_list_of_words_is_named(billion, tmp_path, smaller, cache):
+    (tmp_path / "1b_word_vocab.txt").write_text("<S> 9\n<UNK> 9\na 3\n")
+    smaller("billion-word", about=104)
+    told = (
+        r"1b_word_vocab.txt' is truncated, or another one: it holds 3 different words, "
+        r"expected 104, give or take 100"
+    )
+    with pytest.raises(DataError, match=told):
+        load_corpus(billion)
+    assert not any(path.is_dir() for path in cache.iterdir())
+    smaller("billion-word", about=103)
+    assert load_corpus(billion).vocabulary.size == 3
 
 
 def test_billion_words_list_of_words_is_used_if_it_is_there(billion, tmp_path):

@@ -10,7 +10,6 @@ Check      tests/data/test_prepare.py
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -153,7 +152,7 @@ def _build(
         counts, where = Counts(), texts[side][0].where
         with ExitStack() as stack:
             file = stack.enter_context(open(folder / f"{side}.bin", "wb"))
-            ends, last = None, 0
+            ends = None
             if spec and spec.shuffled and kind != "subwords":  # of which one may hold a line's end
                 ends = stack.enter_context(open(folder / f"{side}.ends", "wb"))
                 line_end = vocabulary.encode("\n")[0]
@@ -163,9 +162,6 @@ def _build(
                 if ends:
                     places = (ids == line_end).nonzero().flatten() + 1 + counts.tokens - len(ids)
                     places.numpy().tofile(ends)
-                    last = int(places[-1]) if len(places) else last
-            if ends and last != counts.tokens:
-                ends.write(counts.tokens.to_bytes(8, sys.byteorder))
         if not counts.tokens:
             raise DataError(f"{where!r} holds no {vocabulary.unit}s")
         if spec:
@@ -187,9 +183,11 @@ def learn(
         lines = b"".join(reading.blocks("word list", word_list, kind)).decode().split("\n")
         words = dict.fromkeys(line.split()[0] for line in lines if line.strip())
         try:
-            return WordVocabulary(list(words), spec.eos, spec.unk)
+            vocabulary = WordVocabulary(list(words), spec.eos, spec.unk)
         except ValueError as error:
             raise DataError(f"{word_list[0].where!r}: {error}") from error
+        published.check_word_list(data.source, word_list, vocabulary.size)
+        return vocabulary
     if spec and spec.cuts and kind == spec.vocabulary:  # the papers' symbols: of the whole file
         everything = [text for side in texts.values() for text in side]
         blocks = reading.blocks(f"learning {kind}", everything)

@@ -10,7 +10,8 @@
                    and test are both the first of the 50 held-out shards, as papers report it
 
 Nothing is downloaded: `find` takes the path of what the user fetched, and its errors say from
-where. Sizes are those of the papers; counts of words include one <eos> a line.
+where. Sizes are those of the papers; counts of words include one <eos> a line. How many words
+Billion Word's training text has depends on what parts them; its bytes do not.
 Check      tests/data/test_published.py
 """
 
@@ -20,9 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from torchsru.data.texts import DataError, FileText, Text, Texts, size_of
+from torchsru.data.texts import DataError, FileText, Text, Texts, content_of, size_of
 
 SPLITS = ("train", "valid", "test")
+WORD_LIST_SLACK = 100  # the papers differ by one or two in which marks they count as words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +43,12 @@ class Published:
     """Of that file."""
     tokens: dict[str, int] = field(default_factory=dict)
     """{split: its words}."""
+    bytes: dict[str, int] = field(default_factory=dict)
+    """{split: the bytes of all its files}."""
     vocabulary_size: int = 0
     """Symbols of the papers' vocabulary; 0: not known."""
     about: int = 0
-    """About as many, for estimates alone."""
+    """About as many, for estimates; the word list has as many, but for WORD_LIST_SLACK."""
     eos: str = "<eos>"
     unk: str = "<unk>"
     word_list: str = ""
@@ -52,7 +56,7 @@ class Published:
     least: int = 1
     """Without that file: how often a word must occur."""
     shuffled: bool = False
-    """Lines stand alone: each pass has them in a new order."""
+    """Lines stand alone: each pass has them in a new order. Every file's last one has an end."""
 
 
 def _wikitext() -> dict[str, tuple[tuple[str, ...], ...]]:
@@ -114,7 +118,8 @@ PUBLISHED: dict[str, Published] = {
         files={"train": _BILLION_TRAIN, "valid": _BILLION_HELD, "test": _BILLION_HELD},
         folders=("1-billion-word-language-modeling-benchmark-r13output",),
         tokens={"valid": 159_658, "test": 159_658},
-        about=793_000,
+        bytes={"train": 4_147_291_308},  # in 30,301,028 sentences; the hub's lm1b holds the same
+        about=793_471,
         eos="<S>",
         unk="<UNK>",
         word_list="1b_word_vocab.txt",
@@ -142,10 +147,15 @@ def find(name: str, paths: tuple[str, ...]) -> Texts:
         )
     path = Path(paths[0])
     if not data.cuts:
-        return {
+        files = {
             split: [FileText(_file(name, path, names)) for names in wanted]
             for split, wanted in data.files.items()
         }
+        for split, parts in files.items():
+            if data.shuffled:
+                check_line_ends(name, parts)
+            check_bytes(name, split, parts)
+        return dict(files)
     (names,) = data.files["all"]
     file = path if path.is_file() else _file(name, path, names)
     expected, found = sum(data.cuts), size_of(file)
@@ -169,6 +179,49 @@ def find_word_list(name: str, paths: tuple[str, ...]) -> Sequence[Text]:
     folders = [path, *(path / folder for folder in data.folders)]
     files = [folder / data.word_list for folder in folders if data.word_list]
     return [FileText(file) for file in files if file.is_file()][:1]
+
+
+def check_line_ends(name: str, texts: Sequence[FileText]) -> None:
+    """Raise DataError naming the first file that stops in the middle of a line."""
+    for text in texts:
+        size = text.size
+        if content_of(text.part(size - 1, size)) != b"\n":
+            raise DataError(
+                f"{name}: {text.where!r} is truncated: it holds {size:,} bytes, and its last line "
+                f"has no end; unpack it from {PUBLISHED[name].url}"
+            )
+
+
+def check_bytes(name: str, split: str, texts: Sequence[Text]) -> None:
+    """Raise DataError unless a side's files together are as long as published.
+
+    It names the one that is furthest from the others' mean on the side where bytes lack or are
+    too many: the sentences were dealt to the files at random, so that they hardly differ.
+    """
+    data = PUBLISHED[name]
+    sizes = {text.where: text.size for text in texts}
+    found = sum(sizes.values())
+    expected = data.bytes.get(split, found)
+    if found != expected:
+        odd = (min if found < expected else max)(sizes, key=lambda where: sizes[where])
+        what = "truncated, or another version" if found < expected else "another version"
+        raise DataError(
+            f"{name}: {odd!r} or another of the {len(sizes)} files of {split} is {what}: together "
+            f"they hold {found:,} bytes, expected {expected:,}; this one has {sizes[odd]:,}, about "
+            f"{expected // len(sizes):,} are usual; unpack them from {data.url}"
+        )
+
+
+def check_word_list(name: str, texts: Sequence[Text], found: int) -> None:
+    """Raise DataError unless the list of words is about as long as published."""
+    data = PUBLISHED[name]
+    if abs(found - data.about) > WORD_LIST_SLACK:
+        what = "truncated, or another one" if found < data.about else "another one"
+        raise DataError(
+            f"{name}: {texts[0].where!r} is {what}: it holds {found:,} different words, expected "
+            f"{data.about:,}, give or take {WORD_LIST_SLACK}; without it, words that occur "
+            f"{data.least} times are used"
+        )
 
 
 def check_sum(name: str, texts: Texts) -> None:
