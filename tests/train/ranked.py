@@ -24,7 +24,7 @@ from torchsru.train.loop import Interrupted, NotFinite, fit
 
 WORDS = random.Random(0).choices(b"to be or not to be that is the question ".split(b" "), k=400)
 TEXT = b" ".join(WORDS)  # no two rows are alike
-DATA = TextData(unroll=8, batch=4, eval_tokens=256, eval_batch=2)
+DATA = TextData(unroll=8, batch=4, eval_tokens=256, eval_batch=2, eval_unroll=16)
 MODEL = LanguageModelConfig(rnn="sru", width=16, layers=2)
 DROPPING = replace(MODEL, dropout=0.1, state_dropout=0.1)
 LSTM = LanguageModelConfig(rnn="lstm", width=16, layers=2)
@@ -51,6 +51,7 @@ class Disturbed(LanguageModelling):
     """A task that something happens to, on the rank where it is set."""
 
     stop_at = -1
+    stop_in_evaluation = False
     nan_at = -1
 
     def batch(self, step):
@@ -63,6 +64,20 @@ class Disturbed(LanguageModelling):
         loss, state = super().loss(model, batch, state)
         return loss * (math.nan if model.training and self.step == self.nan_at else 1), state
 
+    def evaluate(self, model):
+        self.segments = 0
+
+        def count(*_):
+            self.segments += 1
+            if self.stop_in_evaluation and self.segments == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        hook = model.register_forward_hook(count)
+        try:
+            return super().evaluate(model)
+        finally:
+            hook.remove()
+
 
 def make_task(data=DATA, text=TEXT):
     return Disturbed(byte_corpus(text, text[:600]), data, 0)
@@ -73,16 +88,22 @@ def go(folder, model, training, task=None, resume=False):
     return fit(folder, task or make_task(), make_model, training, about=ABOUT, resume=resume)
 
 
-def go_in_two(folder, model, training, rank):
-    """Stopped by a signal to the last rank alone, and resumed."""
+def go_in_three(folder, model, training, rank):
+    """Stopped by a signal to the last rank alone: in an evaluation, then in a step."""
+    said = []
+    for where in ("stop_in_evaluation", "stop_at"):
+        task = make_task()
+        if rank:
+            setattr(task, where, 6)
+        try:
+            go(folder, model, training, task, resume=bool(said))
+        except Interrupted as stop:
+            said.append(str(stop))
+        if where == "stop_in_evaluation":
+            said.append(task.segments)
     task = make_task()
-    task.stop_at = 6 if rank else -1
-    try:
-        go(folder, model, training, task)
-    except Interrupted as stop:
-        said = str(stop)
-    go(folder, model, training, resume=True)
-    return said
+    go(folder, model, training, task, resume=True)
+    return [*said, task.segments]
 
 
 def what_it_raises(*arguments, **options):
@@ -101,7 +122,7 @@ def main(out: Path, rank: int) -> None:
         go(out / name, model, training)
     for name, training in (("ddp", TRAINING), ("fsdp", SHARDED)):
         go(out / f"{name} whole", DROPPING, training)
-        told[f"{name} stopped"] = go_in_two(out / f"{name} in two", DROPPING, training, rank)
+        told[f"{name} stopped"] = go_in_three(out / f"{name} in three", DROPPING, training, rank)
     # of one process, and of the other strategy
     go(out / "one", MODEL, replace(SHARDED, steps=20), resume=True)
     go(out / "ddp to fsdp", MODEL, replace(TRAINING, steps=5, schedule="constant"))

@@ -35,14 +35,30 @@ TIMES = {"seconds", "eval_seconds", "bytes_per_second"}
 
 
 class Stopping(LanguageModelling):
-    """Asks to stop, as Ctrl-C does, while a given step runs."""
+    """Asks to stop, as Ctrl-C does, while a given step or evaluation (1, 2, ...) runs."""
 
     stop_at = -1
+    stop_in = -1
+    evaluations = 0
 
     def batch(self, step):
         if step == self.stop_at:
             signal.raise_signal(signal.SIGINT)
         return super().batch(step)
+
+    def evaluate(self, model):
+        self.evaluations, self.segments = self.evaluations + 1, 0
+
+        def count(*_):
+            self.segments += 1
+            if (self.evaluations, self.segments) == (self.stop_in, 3):
+                signal.raise_signal(signal.SIGINT)
+
+        hook = model.register_forward_hook(count)
+        try:
+            return super().evaluate(model)
+        finally:
+            hook.remove()
 
 
 def make_task(data=DATA, seed=0, text=TEXT, kind=Stopping):
@@ -66,7 +82,7 @@ def files_of(folder):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("model", ["sru", "lstm"])
-@pytest.mark.parametrize("stop_at", [0, 4, 6, 10])
+@pytest.mark.parametrize("stop_at", [0, 4, 5, 6, 10])
 def test_stopped_and_resumed_ends_bit_for_bit_as_uninterrupted(tmp_path, model, precision, stop_at):
     if (model, precision) == ("lstm", "float16"):
         pytest.skip("PyTorch's LSTM has no float16 kernel on every CPU")
@@ -81,6 +97,50 @@ def test_stopped_and_resumed_ends_bit_for_bit_as_uninterrupted(tmp_path, model, 
     whole, parts = files_of(tmp_path / "whole"), files_of(tmp_path / "parts")
     torch.testing.assert_close(parts[:4], whole[:4], rtol=0, atol=0)
     assert parts[4:] == whole[4:]
+
+
+@pytest.mark.parametrize("step", [6, 12])
+def test_an_evaluation_is_left_at_once_and_done_when_the_run_goes_on(tmp_path, step):
+    data, training = replace(DATA, eval_unroll=16), replace(TRAINING, keep="best")
+    go(tmp_path / "whole", training, task=make_task(data))  # eight segments an evaluation
+    folder = tmp_path / "parts"
+    for resume in (False, True):
+        task = make_task(data)
+        task.stop_in = 1 if resume else step // 6
+        told = f"^stopped at step {step} and saved; step-{step:09d} is the newest checkpoint$"
+        with pytest.raises(Interrupted, match=told):
+            go(folder, training, task=task, resume=resume)
+        assert task.segments == 3
+        assert kept(folder) == [f"step-{n:09d}" for n in (6, 12) if n <= step]
+        assert ("eval", step) not in {(row["kind"], row["step"]) for row in read_log(folder)}
+    go(folder, training, task=make_task(data), resume=True)
+    whole, parts = files_of(tmp_path / "whole"), files_of(folder)
+    assert parts[4].pop("to_evaluate") == (step == 12) and not whole[4].pop("to_evaluate")
+    torch.testing.assert_close(parts[:4], whole[:4], rtol=0, atol=0)
+    assert parts[4:] == whole[4:]
+    weights = [(tmp_path / name / "best").rglob("model.safetensors") for name in ("whole", "parts")]
+    whole, parts = ([file.read_bytes() for file in sorted(files)] for files in weights)
+    assert parts == whole and len(whole) == 2
+
+
+def test_an_evaluation_that_is_in_the_log_is_not_done_again(tmp_path):
+    """Killed after an evaluation that had been put off; and between the last one and the result."""
+    data = replace(DATA, eval_unroll=16)
+    task = make_task(data)
+    task.stop_in = 1
+    with pytest.raises(Interrupted):
+        go(tmp_path, task=task)
+    result, rows = go(tmp_path, task=make_task(data), resume=True), read_log(tmp_path)
+    (tmp_path / "result.json").unlink()
+    task = make_task(data)
+    again = go(tmp_path, task=task, resume=True)
+    assert task.evaluations == 0 and read_log(tmp_path) == rows
+    assert {**again, "environment": None} == {**result, "environment": None}
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000000012")
+    go(tmp_path, task=task, resume=True)
+    assert task.evaluations == 1
+    assert [row["step"] for row in read_log(tmp_path) if row["kind"] == "eval"] == [6, 12]
 
 
 def frozen_embedding():

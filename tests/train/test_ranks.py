@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 from tests.train.ranked import CURVES, MODEL, TRAINING, go, make_task
+from torch.distributed.elastic.multiprocessing import SignalException
 
 from torchsru.cli import main
 from torchsru.train import RunError, launch
@@ -118,8 +120,13 @@ def test_the_comparison_of_curves_can_fail(ran, tmp_path):
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_stopped_on_one_rank_and_resumed_ends_bit_for_bit_as_uninterrupted(ran, name):
-    assert told(ran, f"{name} stopped") == "stopped at step 7 and saved"
-    folders = [ran / f"{name} whole", ran / f"{name} in two"]
+    assert told(ran, f"{name} stopped") == [
+        "stopped at step 5 and saved; step-000000005 is the newest checkpoint",
+        3,
+        "stopped at step 7 and saved; step-000000007 is the newest checkpoint",
+        8,
+    ]
+    folders = [ran / f"{name} whole", ran / f"{name} in three"]
     whole, parts = (load_checkpoint(folder / "checkpoints") for folder in folders)
     for field in ("model", "optimizer", "state", "random"):
         torch.testing.assert_close(getattr(parts, field), getattr(whole, field), rtol=0, atol=0)
@@ -245,7 +252,10 @@ def test_a_killed_rank_stops_the_run_and_the_run_resumes(tmp_path, text):
     assert (code, out) == (130, "") and "Traceback" not in err
     stopped = load_checkpoint(folder / "checkpoints").facts["step"]
     (line,) = [line for line in err.splitlines() if line.startswith("torchsru: ")]
-    assert line.startswith(f"torchsru: stopped at step {stopped:,} and saved in {folder}; go on")
+    again = f"go on with: torchsru train python-bytes_debug --out {folder} --resume"
+    assert line == (
+        f"torchsru: stopped; step-{stopped:09d} is the newest checkpoint in {folder}; {again}"
+    )
 
     steps = ["--training.steps", str(stopped + 5), "--training.checkpoints", "1"]
     assert main([*command[1:], "--resume", *steps, "--training.devices", "1"]) == 0
@@ -283,6 +293,37 @@ def test_nodes_must_be_told_where_to_meet(tmp_path, monkeypatch, capsys):
     told = "nodes = 2 needs MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment, found no "
     assert told + "MASTER_ADDR and no NODE_RANK" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_leaves_time_to_save(monkeypatch):
+    limits = []
+
+    def signalled(config, program):
+        limits.append(getattr(config, "shutdown_timeout", None))
+
+        def run(*arguments):
+            raise SignalException("", signal.SIGTERM)
+
+        return run
+
+    monkeypatch.setattr(launch, "elastic_launch", signalled)
+    for own in ({}, {launch.SHUTDOWN: "45"}):
+        with patch.dict(os.environ):
+            os.environ.pop(launch.SHUTDOWN, None)
+            os.environ.update(own)
+            assert launch.launch("nothing", [], processes=2, nodes=1) == 130
+    if limits == [None, None]:
+        pytest.skip("this PyTorch has a fixed limit")
+    assert limits == [launch.SHUTDOWN_S, 45]
+
+
+def test_processes_that_had_to_be_killed_are_followed_by_what_is_saved(ran, monkeypatch, capsys):
+    monkeypatch.setattr("torchsru.cli.train.launch", lambda *arguments, **options: 130)
+    argv = [*RECIPE[1:], "--training.devices", "2", "--out"]
+    assert main([*argv, str(ran / "ddp")]) == main([*argv, str(ran / "nothing")]) == 130
+    err = capsys.readouterr().err
+    assert err.startswith("torchsru: stopped; step-000000010 is the newest checkpoint in ")
+    assert err.count("\n") == 1 and err.endswith(f"--out {ran / 'ddp'} --resume\n")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

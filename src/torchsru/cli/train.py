@@ -20,9 +20,10 @@ from torchsru.data import DataError
 from torchsru.recipes import Recipe, find_recipes, get_recipe
 from torchsru.recipes.run import open_run, train
 from torchsru.train import RunError
+from torchsru.train.folder import RECIPE
 from torchsru.train.launch import launch
-from torchsru.train.loop import Interrupted, NotFinite
-from torchsru.train.ranks import launched, speaks
+from torchsru.train.loop import Interrupted, NotFinite, newest
+from torchsru.train.ranks import is_watched, launched, speaks
 from torchsru.train.strategy import processes_here
 
 DESCRIPTION = (
@@ -57,7 +58,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         processes, nodes = processes_here(recipe.training), recipe.training.nodes
         if launched() is None and processes * nodes > 1:
-            return launch("torchsru.cli", ["train", *argv], processes=processes, nodes=nodes)
+            code = launch("torchsru.cli", ["train", *argv], processes=processes, nodes=nodes)
+            if code == 130 and (folder / RECIPE).exists():
+                say_stopped(f"stopped; {newest(folder)}", name, folder)
+            return code
         return run(name, recipe, folder, resume=parsed.resume)
     except RunError as error:
         raise Refused(str(error)) from error
@@ -81,9 +85,8 @@ def run(name: str, recipe: Recipe, folder: Path, *, resume: bool, quiet: bool = 
             print(f"torchsru: {folder}: {error}", file=sys.stderr)
         return 1
     except Interrupted as stop:
-        again = shlex.join(["torchsru", "train", name, "--out", str(folder), "--resume"])
-        if speaks():
-            print(f"torchsru: {stop} in {folder}; go on with: {again}", file=sys.stderr)
+        if speaks() and not is_watched():
+            say_stopped(str(stop), name, folder)
         return 130
     if quiet or not speaks():
         return 0
@@ -94,3 +97,9 @@ def run(name: str, recipe: Recipe, folder: Path, *, resume: bool, quiet: bool = 
         f"next: {recipe.next_command(where)}"
     )
     return 0
+
+
+def say_stopped(what: str, name: str, folder: Path) -> None:
+    """One line on stderr: what was stopped, and how to go on."""
+    again = shlex.join(["torchsru", "train", name, "--out", str(folder), "--resume"])
+    print(f"torchsru: {what} in {folder}; go on with: {again}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the loop finishes its step, saves, and says how to go on."""
+"""Ctrl-C as a request: the loop ends its step or leaves its evaluation, saves, and says so."""
 
 import signal
 import threading

@@ -15,15 +15,19 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from torchsru.train.folder import RunError
+from torchsru.train.ranks import RUN_ID
 
 SPOKE = (1, 2, 130)  # exit codes of a process that has said why
+SHUTDOWN = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # versions of PyTorch that don't read it stay at 30 s
+SHUTDOWN_S = 300  # after a signal, to save
 MEETING = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 
 
 def launch(module: str, arguments: Sequence[str], *, processes: int, nodes: int) -> int:
     """Run `python -m module arguments` in so many processes here, of so many machines.
 
-    Returns: the exit code; that of the processes if they said why they ended.
+    Returns: the exit code; that of the processes if they said why they ended; 130 if they were
+        asked to stop, of which they say nothing (`is_watched`).
     Raises: RunError if a process was killed or failed without a word, or if several machines are
         not told where to meet.
     """
@@ -32,11 +36,12 @@ def launch(module: str, arguments: Sequence[str], *, processes: int, nodes: int)
             f"nodes = {nodes} needs {', '.join(MEETING)} in the environment, found no "
             f"{' and no '.join(missing)}"
         )
+    os.environ.setdefault(SHUTDOWN, str(SHUTDOWN_S))
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
         nproc_per_node=processes,
-        run_id="torchsru",
+        run_id=RUN_ID,
         rdzv_configs={"timeout": 900},
         max_restarts=0,
         monitor_interval=0.1,

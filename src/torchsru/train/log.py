@@ -75,6 +75,13 @@ class Log:
             self._events.close()
 
 
+def read_evaluation(folder: Path, step: int) -> dict[str, float]:
+    """The numbers of the evaluation at a step, empty if the log has none. Raises RunError."""
+    rows = (row for row in read_log(folder) if (row.get("kind"), row["step"]) == ("eval", step))
+    apart = ("kind", "step", "seconds", "eval_seconds")
+    return next(({k: v for k, v in row.items() if k not in apart} for row in rows), {})
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """All rows of a run's log; a last line cut short by a crash is left out.
 

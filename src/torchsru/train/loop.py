@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.fabric.strategies import ModelParallelStrategy
@@ -53,7 +53,7 @@ from torchsru.train.folder import (
     write_file,
 )
 from torchsru.train.interrupt import Interrupt
-from torchsru.train.log import Log
+from torchsru.train.log import Log, read_evaluation
 from torchsru.train.optimizer import make_optimizer
 from torchsru.train.progress import Live
 from torchsru.train.ranks import Ranks, deal, leave
@@ -68,7 +68,11 @@ ADVICE = (
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, has saved, and can be resumed."""
+    """The run was asked to stop, has saved, and can be resumed; the message names what is saved."""
+
+
+class Asked(Exception):
+    """An evaluation was asked to stop."""
 
 
 class NotFinite(RuntimeError):
@@ -153,12 +157,13 @@ def fit(
     at = Position()
     found: dict[str, float] = {}
     best: dict[str, Any] | None = None  # facts of the best evaluation, with Training.keep "best"
+    to_evaluate = False  # an evaluation was due at the last step, and is yet to be done
     if ranks.rank:
         torch.manual_seed(own_seed(training.seed, ranks.rank, 0))  # another dropout on each rank
     model.train()
 
     def go_on() -> None:
-        nonlocal at, states
+        nonlocal at, states, to_evaluate
         if (saved := load_checkpoint(folder / CHECKPOINTS)) is None:
             if (folder / RESULT).exists():
                 raise RunError(
@@ -166,6 +171,7 @@ def fit(
                 )
             return
         at = read_position(saved.facts.get("position"), folder)
+        to_evaluate = saved.facts.get("to_evaluate") is True
         if saved.facts.get("content") != task.content:
             raise RunError(f"{folder} was trained on other data than what is there now")
         was = saved.facts.get("optimizer", "adamw")  # before there was a choice
@@ -206,6 +212,8 @@ def fit(
             return ranks.all(lambda: read_json(folder / RESULT))
         stack.enter_context(naming_newest(folder))
         stack.enter_context(ranks.naming_lost())  # again, so that the newest is named with it
+        if resume:
+            found = ranks.share(ranks.first(lambda: read_evaluation(folder, at.step)) or {})
         ranks.first(lambda: keep_record(folder, about, at.step, kept))
         log = ranks.first(lambda: stack.enter_context(Log(folder, at.step)))
         live = stack.enter_context(Live(about["name"], task.unit, quiet=not ranks.is_first))
@@ -221,6 +229,7 @@ def fit(
                 )
             facts = {
                 "step": at.step,
+                "to_evaluate": to_evaluate,
                 "content": task.content,
                 "optimizer": training.optimizer,
                 "ranks": ranks.size,
@@ -240,6 +249,38 @@ def fit(
                 )
             except RunError as error:
                 raise RunError(f"step {at.step:,} can't be saved: {error}") from error
+
+        def asked() -> bool:
+            """Whether any process was asked to stop: all of them call this, and get one answer."""
+            return any(ranks.sum(interrupt.asked))
+
+        def hold_out() -> None:
+            """Evaluate, unless asked to stop."""
+            nonlocal best, found, to_evaluate
+            try:
+                found, eval_seconds = evaluate(task, model, asked)
+            except Asked:
+                to_evaluate = True
+                return
+            to_evaluate = False
+            if training.keep == "best" and ranks.share(is_better(task, found, best)):
+                best = {"step": at.step, "content": task.content, "numbers": found}
+                save_best(folder / BEST, model=raw_model, facts=best, ranks=ranks)
+            if log:  # last: what it holds is not done again
+                log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
+            live.evaluated(at.step, at.seconds, found)
+
+        def leave_off() -> NoReturn:
+            """Save, and say so."""
+            save()
+            raise Interrupted(f"stopped at step {at.step:,} and saved; {newest(folder)}")
+
+        used = budget_used(training, at.step, at.seconds)
+        if (to_evaluate or used == 1) and not found:  # else that row of the log is there
+            hold_out()
+            if to_evaluate:
+                leave_off()
+        to_evaluate = False
 
         while (used := budget_used(training, at.step, at.seconds)) < 1:
             started = time.perf_counter()
@@ -303,24 +344,17 @@ def fit(
                 at.row_steps = at.row_units = at.row_skipped = 0
                 at.row_seconds = at.row_loss = at.row_norm = 0.0
             if is_due(training.evaluations, used, now_used) or now_used == 1:
-                found, eval_seconds = evaluate(task, model)
-                if log:
-                    log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
-                live.evaluated(at.step, at.seconds, found)
-                if training.keep == "best" and ranks.share(is_better(task, found, best)):
-                    best = {"step": at.step, "content": task.content, "numbers": found}
-                    save_best(folder / BEST, model=raw_model, facts=best, ranks=ranks)
-            stop = any(ranks.sum(interrupt.asked))  # read once: a signal may come between the lines
-            if stop or is_due(training.checkpoints, used, now_used):
+                hold_out()
+            if to_evaluate or (asked() and now_used < 1):
+                leave_off()
+            if is_due(training.checkpoints, used, now_used):
                 save()
-            if stop and now_used < 1:
-                raise Interrupted(f"stopped at step {at.step:,} and saved")
 
         save()
         if best:
             found = {**best["numbers"], "best_step": best["step"]}
         result = {
-            **(found or evaluate(task, model)[0]),
+            **found,
             "parameters": sum(p.numel() for p in parameters),
             "steps": at.step,
             "skipped_steps": at.skipped,
@@ -425,12 +459,30 @@ def row_of(at: Position, task: Task, lr: float) -> dict[str, float]:
     }
 
 
-def evaluate(task: Task, model: nn.Module) -> tuple[dict[str, float], float]:
-    """The task's numbers on held-out data, and the seconds they took."""
+def evaluate(
+    task: Task, model: nn.Module, asked: Callable[[], bool]
+) -> tuple[dict[str, float], float]:
+    """The task's numbers on held-out data, and the seconds they took.
+
+    Args:
+        asked: whether to stop; it is called before each of the model's forward passes, and says
+            the same on all ranks.
+
+    Raises: Asked if it says so.
+    """
+
+    def look(*_: object) -> None:
+        if asked():
+            raise Asked
+
     started = time.perf_counter()
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        found = task.evaluate(model)
-    model.train(was_training)
+    hook = model.register_forward_pre_hook(look)
+    try:
+        with torch.no_grad():
+            found = task.evaluate(model)
+    finally:
+        hook.remove()
+        model.train(was_training)
     return found, time.perf_counter() - started

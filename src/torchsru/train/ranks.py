@@ -22,6 +22,8 @@ from torchsru.train.folder import RunError
 
 T = TypeVar("T")
 
+RUN_ID = "started-by-torchsru"  # of the processes that the command itself starts
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -152,6 +154,11 @@ def launched() -> tuple[int, int] | None:
 def speaks() -> bool:
     """Whether this process is the one of its machine that prints; known before they have met."""
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def is_watched() -> bool:
+    """Whether the command that started this process says how the run ended."""
+    return os.environ.get("TORCHELASTIC_RUN_ID") == RUN_ID
 
 
 def part_here(tensor: Tensor, place: Tensor) -> Tensor:

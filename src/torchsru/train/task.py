@@ -40,4 +40,7 @@ class Task(Protocol):
         """The loss under the task's own names: {"bits_per_byte": ...}."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Numbers on held-out data; the model is in evaluation mode, without gradients."""
+        """Numbers on held-out data; the model is in evaluation mode, without gradients.
+
+        Every rank calls the model as often: before each call all look together for a Ctrl-C.
+        """
