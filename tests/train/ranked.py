@@ -15,12 +15,15 @@ from pathlib import Path
 
 import torch
 
-from torchsru.data import TextData, byte_corpus
+from torchsru.data import DataError, TextData, byte_corpus
 from torchsru.models import LanguageModel, LanguageModelConfig
+from torchsru.recipes import get_recipe
+from torchsru.recipes.run import train
 from torchsru.train import RunError, Training
 from torchsru.train.folder import hold
 from torchsru.train.language_model import LanguageModelling
 from torchsru.train.loop import Interrupted, NotFinite, fit
+from torchsru.train.strategy import meet
 
 WORDS = random.Random(0).choices(b"to be or not to be that is the question ".split(b" "), k=400)
 TEXT = b" ".join(WORDS)  # no two rows are alike
@@ -114,6 +117,26 @@ def what_it_raises(*arguments, **options):
     return "nothing"
 
 
+def what_train_raises(folder, text):
+    """Of a recipe whose data are in this file."""
+    recipe = get_recipe("python-bytes_debug")
+    data = replace(recipe.data, paths=(str(text),))
+    try:
+        train("python-bytes_debug", replace(recipe, data=data, training=TRAINING), folder)
+    except (RunError, DataError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def what_all_raise(rank):
+    """Where one rank fails in a way that nobody thought of."""
+    try:
+        meet(TRAINING)[1].all(lambda: [][1] if rank else "done")
+    except (RunError, IndexError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
 def main(out: Path, rank: int) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # fresh memory is NaN
@@ -145,6 +168,10 @@ def main(out: Path, rank: int) -> None:
             told["held"] = what_it_raises(out / "held", MODEL, TRAINING)
     else:
         told["held"] = what_it_raises(out / "held", MODEL, TRAINING)
+    missing = out / "nowhere.txt"
+    told["missing on one"] = what_train_raises(out / "missing", missing if rank else __file__)
+    told["missing on both"] = what_train_raises(out / "missing", missing)
+    told["unforeseen"] = what_all_raise(rank)
     (out / f"told-{rank}.json").write_text(json.dumps(told))
 
 

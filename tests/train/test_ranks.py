@@ -5,6 +5,7 @@ Each start of processes takes seconds, so one start under torchrun serves all ca
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -183,6 +184,20 @@ def test_what_one_rank_meets_stops_all_with_the_same_words(ran):
     assert load_checkpoint(ran / "nan" / "checkpoints").facts["step"] == 3
 
 
+def test_data_that_one_rank_lacks_stop_all_and_name_it(ran):
+    missing = f"data path '{ran / 'nowhere.txt'}' does not exist"
+    on_one, both = (told(ran, f"missing on {which}") for which in ("one", "both"))
+    assert on_one == f"DataError: rank 1 of 2, on {platform.node()}: {missing}"
+    assert both == f"DataError: {missing}"
+    assert not (ran / "missing").exists()
+
+
+def test_an_error_of_another_kind_on_one_rank_stops_all(ran):
+    here, there = (json.loads((ran / f"told-{r}.json").read_text())["unforeseen"] for r in (0, 1))
+    assert there == "IndexError: list index out of range"
+    assert here == f"RunError: rank 1 of 2, on {platform.node()}: {there}"
+
+
 RECIPE = ("torchsru.cli", "train", "python-bytes_debug")
 STEADY = (  # the budget does not shape the curve
     *("--training.schedule", "constant", "--training.warmup", "0", "--training.lr", "0.002"),
@@ -270,18 +285,36 @@ def free_port():
         return str(one.getsockname()[1])
 
 
+def on_two_nodes(folder, *texts):
+    """Two machines that are one: each starts the same command, and they meet on the loopback.
+
+    Returns: of each the exit code; stdout; stderr.
+    """
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = [*RECIPE, "--out", str(folder), *STEADY]
+    command += ["--training.nodes", "2", "--training.steps", "20"]
+    nodes = [
+        start(*command, "--data", text, **meeting, NODE_RANK=str(rank))
+        for rank, text in enumerate(texts)
+    ]
+    return zip(*map(end_of, nodes), strict=True)
+
+
 @pytest.mark.slow
 def test_two_nodes_are_one_run(tmp_path, text):
-    """Two machines that are one: each starts the same command, and they meet on the loopback."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    command = [*RECIPE, "--out", str(tmp_path / "run"), "--data", text, *STEADY]
-    command += ["--training.nodes", "2", "--training.steps", "20"]
-    nodes = [start(*command, **meeting, NODE_RANK=str(rank)) for rank in (0, 1)]
-    codes, outs, errs = zip(*map(end_of, nodes), strict=True)
+    codes, outs, errs = on_two_nodes(tmp_path / "run", text, text)
     assert codes == (0, 0), errs
     assert outs[0].startswith("held-out bits per byte")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["devices"] == 2
     assert_curve_of_one(tmp_path / "run", text, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_node_without_the_data_is_named_by_both(tmp_path, text):
+    codes, outs, errs = on_two_nodes(tmp_path / "run", text, text + "2")
+    told = f"torchsru: rank 1 of 2, on {platform.node()}: data path '{text}2' does not exist\n"
+    assert (codes, outs, errs) == ((2, 2), ("", ""), (told, told))
+    assert not (tmp_path / "run").exists()
 
 
 def test_nodes_must_be_told_where_to_meet(tmp_path, monkeypatch, capsys):

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torchsru
-from torchsru.recipes.base import Recipe, Run, from_json, to_json
+from torchsru.recipes.base import Prepared, Recipe, Run, from_json, to_json
 from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.recipes.tasks import TASKS
 from torchsru.train import environment
 from torchsru.train.checkpoint import check_format
 from torchsru.train.folder import RECIPE, RunError, check_free, naming, read_json
 from torchsru.train.loop import fit
+from torchsru.train.strategy import meet
 
 FORMAT = 1  # of recipe.json
 
@@ -69,15 +70,21 @@ def train(name: str, recipe: Recipe, folder: Path, *, resume: bool = False) -> d
     """Run a recipe in a folder; see `torchsru.train.loop.fit` for what it returns and raises.
 
     Nothing is written before the recipe, the data and the folder have been checked, but for data
-    that are prepared in the cache. Relative paths of data are those of the current folder; the run
-    keeps them absolute.
+    that are prepared in the cache; of several processes, what one of them can't read stops all.
+    Relative paths of data are those of the current folder; the run keeps them absolute.
     """
     recipe = recipe.with_absolute_paths()
-    if resume:
-        check_resumable(open_run(folder), name, recipe)
-    else:
-        check_free(folder)
-    prepared = recipe.prepare()
+
+    def prepare() -> Prepared:
+        if resume:
+            check_resumable(open_run(folder), name, recipe)
+        else:
+            check_free(folder)
+        return recipe.prepare()
+
+    met = meet(recipe.training)
+    with met[1].naming_lost():
+        prepared = met[1].all(prepare)
     about = {
         "format": FORMAT,
         "torchsru": torchsru.__version__,
@@ -94,6 +101,7 @@ def train(name: str, recipe: Recipe, folder: Path, *, resume: bool = False) -> d
         about=about,
         kept=prepared.kept,
         resume=resume,
+        met=met,
     )
 
 

@@ -12,7 +12,6 @@ Clock    `seconds` counts training steps alone, not evaluation, saving or start-
 Check    tests/train/test_loop.py
 """
 
-import atexit
 import json
 import math
 import random
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from lightning.fabric import Fabric
 from lightning.fabric.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -56,9 +56,9 @@ from torchsru.train.interrupt import Interrupt
 from torchsru.train.log import Log, read_evaluation
 from torchsru.train.optimizer import make_optimizer
 from torchsru.train.progress import Live
-from torchsru.train.ranks import Ranks, deal, leave
+from torchsru.train.ranks import Ranks, deal
 from torchsru.train.schedule import budget_used, is_due, learning_rate
-from torchsru.train.strategy import make_fabric, prepare
+from torchsru.train.strategy import meet, prepare
 from torchsru.train.task import Task
 
 ADVICE = (
@@ -116,6 +116,7 @@ def fit(
     about: dict[str, Any],
     kept: Mapping[str, str] | None = None,
     resume: bool = False,
+    met: tuple[Fabric, Ranks] | None = None,
 ) -> dict[str, Any]:
     """Train until the budget is used; write log, checkpoints and result below `folder`.
 
@@ -127,6 +128,7 @@ def fit(
             to the list "resumed" in it, with the step and the `about` it went on with.
         kept: {name: content} of more files that are written beside it, once.
         resume: go on from the newest checkpoint, if there is one.
+        met: what `meet` gave if the processes have met already, by the same `training`.
 
     Returns: the result, as written to RUN/result.json.
     Raises: Interrupted after SIGINT or SIGTERM; NotFinite; RunError if the folder is not free, in
@@ -136,16 +138,18 @@ def fit(
     if training.epochs is not None:
         in_steps = math.ceil(training.epochs * task.steps_per_pass)
         training = replace(training, steps=in_steps, epochs=None)
-    fabric = make_fabric(training)
-    fabric.launch()
-    ranks = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
-    if ranks.size > 1:
-        atexit.register(leave)
+    fabric, ranks = met or meet(training)
     environment.keep_freed_memory()
     torch.manual_seed(training.seed)  # the same weights on every rank
-    raw_model = make_model()
     is_sharded = isinstance(fabric.strategy, ModelParallelStrategy)
-    prepare(raw_model, training, fabric.device.type, is_sharded)
+
+    def make() -> nn.Module:
+        made = make_model()
+        prepare(made, training, fabric.device.type, is_sharded)
+        return made
+
+    with ranks.naming_lost():
+        raw_model = ranks.all(make)
     model = fabric.setup_module(raw_model)
     raw_optimizer = make_optimizer(training, raw_model)
     optimizer: Any = fabric.setup_optimizers(raw_optimizer)

@@ -1,15 +1,18 @@
 """The processes of one run: who speaks, what all must agree on, what one of them needs of all.
 
 Rank 0     holds the folder, writes it and shows the progress; the others only compute
-Agreement  what only rank 0 can know or do is told to all, its errors too: none waits for another
+Agreement  what only rank 0 can know or do is told to all, and what any rank failed in: none waits
+           for another that has ended
 Lost       a peer that ended makes the next exchange fail; that becomes one clear RunError
 Check      tests/train/test_ranks.py
 """
 
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from torchsru.data import DataError
 from torchsru.train.folder import RunError
 
 T = TypeVar("T")
@@ -55,15 +59,29 @@ class Ranks:
         return done
 
     def all(self, act: Callable[[], T]) -> T:
-        """Every rank acts; if one meets a RunError all raise it, the lowest rank's."""
+        """Every rank acts; if any fails all raise the error of the lowest one that did.
+
+        Its rank and machine are named, unless all of them meet the same. An error that is neither a
+        RunError nor a DataError is a RunError for the others.
+        """
         done, error = None, None
         try:
             done = act()
-        except RunError as failed:
+        except Exception as failed:
             error = failed
-        if found := [e for e in self.gather(error, everywhere=True) if e is not None]:
-            raise found[0]
-        return done  # type: ignore[return-value]
+        told: Any = error
+        if not isinstance(error, (RunError, DataError, NoneType)):
+            told = RunError(f"{type(error).__name__}: {error}")
+        met = self.gather((told, platform.node()), everywhere=True)
+        failures = [(rank, told, where) for rank, (told, where) in enumerate(met) if told]
+        if not failures:
+            return done  # type: ignore[return-value]
+        if error is not None and told is not error:
+            raise error
+        rank, first, where = failures[0]
+        if len(failures) == self.size and len({str(told) for _, told, _ in failures}) == 1:
+            raise first
+        raise type(first)(f"rank {rank} of {self.size}, on {where}: {first}")
 
     def share(self, value: T) -> T:
         """Rank 0's value, everywhere."""

@@ -4,6 +4,7 @@ A block is a layer of a stack: what fsdp shards, what activation checkpointing c
 with fsdp, what torch.compile compiles.
 """
 
+import atexit
 import logging
 import os
 import shutil
@@ -27,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from torchsru.train import environment
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError
-from torchsru.train.ranks import launched
+from torchsru.train.ranks import Ranks, launched, leave
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -79,6 +80,19 @@ def make_fabric(training: Training, *, alone: bool = False) -> Fabric:
         told = {"plugins": [MixedPrecision("16-mixed", kind)]}
     strategy = make_strategy(training, here * nodes) if here * nodes > 1 else "auto"
     return Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=strategy, **told)
+
+
+def meet(training: Training) -> tuple[Fabric, Ranks]:
+    """Fabric as `training` asks for it, and this process among all of the run, which meet here.
+
+    Raises: RunError as `make_fabric` does.
+    """
+    fabric = make_fabric(training)
+    fabric.launch()
+    ranks = Ranks(fabric.global_rank, fabric.world_size, fabric.device)
+    if ranks.size > 1:
+        atexit.register(leave)
+    return fabric, ranks
 
 
 def make_strategy(training: Training, size: int) -> Strategy:
