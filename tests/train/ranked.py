@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -19,7 +20,7 @@ from torchsru.data import DataError, TextData, byte_corpus
 from torchsru.models import LanguageModel, LanguageModelConfig
 from torchsru.recipes import get_recipe
 from torchsru.recipes.run import train
-from torchsru.train import RunError, Training
+from torchsru.train import RunError, Training, checkpoint
 from torchsru.train.folder import hold
 from torchsru.train.language_model import LanguageModelling
 from torchsru.train.loop import Interrupted, NotFinite, fit
@@ -147,7 +148,9 @@ def main(out: Path, rank: int) -> None:
         go(out / f"{name} whole", DROPPING, training)
         told[f"{name} stopped"] = go_in_three(out / f"{name} in three", DROPPING, training, rank)
     # of one process, and of the other strategy
-    go(out / "one", MODEL, replace(SHARDED, steps=20), resume=True)
+    with patch.object(checkpoint, "check_sum", wraps=checkpoint.check_sum) as check_sum:
+        go(out / "one", MODEL, replace(SHARDED, steps=20), resume=True)
+    told["sums"] = check_sum.call_count
     go(out / "ddp to fsdp", MODEL, replace(TRAINING, steps=5, schedule="constant"))
     longer = replace(SHARDED, steps=10, schedule="constant")
     go(out / "ddp to fsdp", MODEL, longer, resume=True)
@@ -160,8 +163,9 @@ def main(out: Path, rank: int) -> None:
     told["parts"] = what_it_raises(out / "parts", MODEL, parts, odd)
     other = make_task(text=TEXT[rank:])
     told["data"] = what_it_raises(out / "data", MODEL, TRAINING, other)
-    told["again"] = what_it_raises(out / "ddp", MODEL, TRAINING)
     longer = replace(TRAINING, steps=12)
+    told["damaged"] = what_it_raises(out / "damaged", MODEL, longer, resume=True)
+    told["again"] = what_it_raises(out / "ddp", MODEL, TRAINING)
     told["apart"] = what_it_raises(out / ("nowhere" if rank else "ddp"), MODEL, longer, resume=True)
     if rank == 0:
         with hold(out / "held"):

@@ -1,9 +1,11 @@
 import errno
+import gc
 import json
 import os
 import shutil
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +16,15 @@ import torchsru
 from torchsru.train import RunError
 from torchsru.train import checkpoint as checkpoint_module
 from torchsru.train.checkpoint import (
+    check_newest,
     load_checkpoint,
     load_weights,
     restore,
     save_checkpoint,
     summary,
 )
+
+MAPS = Path("/proc/self/maps")  # what is mapped into memory; of Linux alone
 
 
 def make(seed=0):
@@ -281,6 +286,30 @@ def test_weights_alone_need_no_optimiser(tmp_path):
     assert load_weights(tmp_path, model)["step"] == 3
     torch.testing.assert_close(model.state_dict(), make()[0].state_dict(), rtol=0, atol=0)
     assert load_weights(tmp_path / "nowhere", model) is None
+
+
+def test_sums_are_computed_where_they_have_not_been(tmp_path):
+    """Of several processes one has checked for all."""
+    file = save(tmp_path) / "training.safetensors"
+    check_newest(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for look in (check_newest, load_checkpoint):
+        with pytest.raises(RunError, match=r"training\.safetensors is damaged"):
+            look(tmp_path)
+    assert load_checkpoint(tmp_path, checked=True).facts["step"] == 3
+    check_newest(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="the system does not say what is mapped")
+def test_a_checkpoint_is_mapped_and_nothing_that_is_restored_holds_on_to_it(tmp_path):
+    folder, (model, optimizer) = save(tmp_path), make(seed=1)
+    saved = load_checkpoint(tmp_path)
+    assert str(folder) in MAPS.read_text()
+    restore(saved, model, optimizer)
+    del saved
+    gc.collect()
+    assert str(folder) not in MAPS.read_text()
 
 
 def test_nothing_saved_yet(tmp_path):

@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 import shutil
@@ -5,6 +6,7 @@ import signal
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -596,6 +598,28 @@ def test_activation_checkpointing_changes_no_bit(tmp_path):
         go(folder, replace(TRAINING, activation_checkpointing=keep))
         weights.append(load_checkpoint(folder / "checkpoints").model)
     torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
+def test_a_run_that_goes_on_does_not_hold_on_to_its_checkpoint(tmp_path):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("the system does not say what is mapped")
+    task = make_task()
+    task.stop_at = 5
+    with pytest.raises(Interrupted):
+        go(tmp_path, task=task)
+    task, seen = make_task(), []
+    honest = task.batch
+
+    def batch(step):
+        if not seen:
+            gc.collect()
+            seen.append(str(tmp_path) in maps.read_text())
+        return honest(step)
+
+    task.batch = batch
+    go(tmp_path, task=task, resume=True)
+    assert seen == [False]
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path):

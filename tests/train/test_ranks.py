@@ -6,6 +6,7 @@ Each start of processes takes seconds, so one start under torchrun serves all ca
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,6 +66,9 @@ def ran(tmp_path_factory):
     """The folder of ranked.py's runs."""
     out = tmp_path_factory.mktemp("ranks")
     go(out / "one", MODEL, TRAINING)
+    shutil.copytree(out / "one", out / "damaged")
+    file = out / "damaged" / "checkpoints" / "step-000000010" / "training.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
     torchrun = ("torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1")
     code, _, err = end_of(
         start(*torchrun, "--nproc-per-node", "2", "-m", "tests.train.ranked", str(out))
@@ -182,6 +186,14 @@ def test_what_one_rank_meets_stops_all_with_the_same_words(ran):
     assert told(ran, "again").startswith(f"RunError: {ran / 'ddp'} holds a run already")
     assert f"{ran / 'held'} is in use by process" in told(ran, "held")
     assert load_checkpoint(ran / "nan" / "checkpoints").facts["step"] == 3
+
+
+def test_one_process_of_a_machine_checks_the_sums_for_all(ran):
+    counts = [json.loads((ran / f"told-{rank}.json").read_text())["sums"] for rank in (0, 1)]
+    assert counts == [2, 0]
+    damaged = ran / "damaged" / "checkpoints" / "step-000000010" / "training.safetensors"
+    where = f"rank 0 of 2, on {platform.node()}"
+    assert told(ran, "damaged").startswith(f"RunError: {where}: {damaged} is damaged: found ")
 
 
 def test_data_that_one_rank_lacks_stop_all_and_name_it(ran):

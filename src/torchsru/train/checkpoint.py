@@ -9,7 +9,10 @@ Ranks    rank 0 writes; weights and optimiser are whole, whatever the strategy, 
          those of all rows, so that a run may go on with another strategy or number of processes
 Kept     the newest two; older ones go last
 Safe     tensors and JSON; no pickle, nothing names code
-Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected
+Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected. Of several
+         processes one on each machine computes the sums (`check_newest`)
+Memory   files are mapped: a process reads what it takes, its shards and the states of its rows,
+         and the processes of a machine share what they read
 Check    tests/train/test_checkpoint.py
 """
 
@@ -18,16 +21,18 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 import torchsru
+from torchsru.data.cache import summary as summary_of_file
 from torchsru.train.folder import RunError, naming, read_json, remove_folder, write_folder
 from torchsru.train.ranks import ALONE, Ranks, part_here
 
@@ -41,7 +46,7 @@ WEIGHTS, TRAINING, FACTS = "model.safetensors", "training.safetensors", "trainin
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint's content, tensors on the CPU."""
+    """A checkpoint's content, mapped from its files: what is to outlive it must be copied."""
 
     path: Path
     model: dict[str, Tensor]
@@ -182,12 +187,26 @@ def random_name(rank: int, kind: str) -> str:
     return f"{rank}.{kind}" if rank else kind
 
 
-def load_checkpoint(folder: Path) -> Saved | None:
+def check_newest(folder: Path) -> None:
+    """Raise RunError if a file of the newest checkpoint below `folder` is damaged."""
+
+    def check(path: Path) -> None:
+        facts = read_facts(path)
+        for name in (WEIGHTS, TRAINING):
+            check_sum(path / name, facts)
+
+    of_newest(folder, check)
+
+
+def load_checkpoint(folder: Path, *, checked: bool = False) -> Saved | None:
     """Read the newest checkpoint below `folder`; None if none was written yet.
+
+    Args:
+        checked: `check_newest` was called for it, here or by another process of this machine.
 
     Raises: RunError if it is damaged, or of another version.
     """
-    return of_newest(folder, read_checkpoint)
+    return of_newest(folder, partial(read_checkpoint, checked=checked))
 
 
 def load_weights(folder: Path, model: nn.Module) -> dict[str, Any] | None:
@@ -199,7 +218,8 @@ def load_weights(folder: Path, model: nn.Module) -> dict[str, Any] | None:
 
     def read(path: Path) -> dict[str, Any]:
         facts = read_facts(path)
-        put_weights(read_tensors(path / WEIGHTS, facts), model, path)
+        check_sum(path / WEIGHTS, facts)
+        put_weights(map_tensors(path / WEIGHTS), model, path)
         return facts
 
     return of_newest(folder, read)
@@ -229,7 +249,7 @@ def restore(
         index, kind = key.split(".")
         if kind != "step":
             value = part_here(value, parameters[int(index)])
-        state.setdefault(int(index), {})[kind] = value
+        state.setdefault(int(index), {})[kind] = value.clone()  # the optimiser takes it as it is
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
@@ -313,10 +333,13 @@ def of_newest(folder: Path, read: Callable[[Path], T]) -> T | None:
     return None
 
 
-def read_checkpoint(path: Path) -> Saved:
-    """Read all of one checkpoint. Raises RunError."""
+def read_checkpoint(path: Path, *, checked: bool) -> Saved:
+    """Open one checkpoint; its sums are computed unless they were `checked`. Raises RunError."""
     facts = read_facts(path)
-    model, tensors = (read_tensors(path / name, facts) for name in (WEIGHTS, TRAINING))
+    if not checked:
+        for name in (WEIGHTS, TRAINING):
+            check_sum(path / name, facts)
+    model, tensors = (map_tensors(path / name) for name in (WEIGHTS, TRAINING))
     try:
         state = from_shape(facts.get("state_shape"), tensors)
     except (ValueError, KeyError, RecursionError) as error:
@@ -348,16 +371,21 @@ def check_format(path: Path, about: dict[str, Any], expected: int) -> None:
         )
 
 
-def read_tensors(file: Path, facts: dict[str, Any]) -> dict[str, Tensor]:
-    """A safetensors file, whole and as its checkpoint's facts state. Raises RunError."""
-    with naming(file, "read"):
-        content = file.read_bytes()
+def check_sum(file: Path, facts: dict[str, Any]) -> None:
+    """Raise RunError unless a file is as its checkpoint's facts state."""
     files = facts.get("files")
     expected = files.get(file.name) if isinstance(files, dict) else None
-    if summary(content) != expected:
-        raise RunError(f"{file} is damaged: found {summary(content)}, expected {expected}")
+    with naming(file, "read"):
+        found = summary_of_file(file)
+    if found != expected:
+        raise RunError(f"{file} is damaged: found {found}, expected {expected}")
+
+
+def map_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, read when they are used. Raises RunError."""
     try:
-        return load(content)
+        with naming(file, "read"):
+            return load_file(file)
     except (SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"{file} is no safetensors file: {error}") from error
 

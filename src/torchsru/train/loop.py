@@ -26,12 +26,14 @@ from typing import Any, NoReturn
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 
 from torchsru.nn.state import detach
 from torchsru.train import environment
 from torchsru.train.checkpoint import (
+    check_newest,
     checkpoints,
     find_best,
     load_checkpoint,
@@ -56,7 +58,7 @@ from torchsru.train.interrupt import Interrupt
 from torchsru.train.log import Log, read_evaluation
 from torchsru.train.optimizer import make_optimizer
 from torchsru.train.progress import Live
-from torchsru.train.ranks import Ranks, deal
+from torchsru.train.ranks import Ranks, deal, speaks
 from torchsru.train.schedule import budget_used, is_due, learning_rate
 from torchsru.train.strategy import meet, prepare
 from torchsru.train.task import Task
@@ -168,7 +170,7 @@ def fit(
 
     def go_on() -> None:
         nonlocal at, states, to_evaluate
-        if (saved := load_checkpoint(folder / CHECKPOINTS)) is None:
+        if (saved := load_checkpoint(folder / CHECKPOINTS, checked=True)) is None:
             if (folder / RESULT).exists():
                 raise RunError(
                     f"{folder} holds a {RESULT} but no checkpoint: found none to go on from"
@@ -187,7 +189,9 @@ def fit(
             torch.manual_seed(own_seed(training.seed, ranks.rank, at.step))
         if scaler is not None and (scale := saved.facts.get("scaler")):
             scaler.load_state_dict(scale)
-        states = fabric.to_device(deal(saved.state, ranks.size * parts)[mine])
+        own = deal(saved.state, ranks.size * parts)[mine]
+        copied: list[Any] = tree_map_only(Tensor, Tensor.clone, own)
+        states = fabric.to_device(copied)
         if (before := saved.facts.get("ranks", 1)) != ranks.size and ranks.is_first:
             print(
                 f"torchsru: {saved.path.name} was saved by {before} processes; {ranks.size} go on "
@@ -201,6 +205,8 @@ def fit(
             check_parts(task, ranks, parts)
         ranks.first(lambda: stack.enter_context(hold(folder)))
         if resume:
+            checks = speaks() or ranks.size == 1  # one process of each machine
+            ranks.all(lambda: check_newest(folder / CHECKPOINTS) if checks else None)
             ranks.all(go_on)
             if len(set(steps := ranks.gather(at.step, everywhere=True))) > 1:
                 raise RunError(
