@@ -32,6 +32,11 @@ DATA = TextData(unroll=8, batch=4, eval_tokens=256, eval_batch=2, eval_unroll=16
 MODEL = LanguageModelConfig(rnn="sru", width=16, layers=2)
 DROPPING = replace(MODEL, dropout=0.1, state_dropout=0.1)
 LSTM = LanguageModelConfig(rnn="lstm", width=16, layers=2)
+# The last cluster has the letters u to z: in some steps no row of a process has any
+SRUPP = LanguageModelConfig(
+    rnn="srupp", width=16, layers=2, memory=12, tie=True, cutoffs=(100, 117), div_value=2
+)
+TRANSFORMER_XL = LanguageModelConfig(rnn="transformer-xl", width=16, layers=2, heads=2, memory=12)
 TRAINING = Training(
     steps=10, lr=1e-2, evaluations=2, checkpoints=2, log_every=1, device="cpu", precision="float32"
 )
@@ -47,6 +52,8 @@ CURVES = {  # name: model and training, whose curve is that of one process with 
     "fsdp in parts": (MODEL, replace(SHARDED, accumulate=2, activation_checkpointing=True)),
     "ddp float16": (MODEL, replace(TRAINING, precision="float16")),
     "fsdp float16": (MODEL, replace(SHARDED, precision="float16", fused=False)),
+    "fsdp srupp adaptive": (SRUPP, SHARDED),
+    "ddp transformer-xl": (TRANSFORMER_XL, TRAINING),
     "fsdp bfloat16": (MODEL, replace(SHARDED, precision="bfloat16", optimizer="adam")),
 }
 

@@ -21,7 +21,7 @@ from tests.train.ranked import CURVES, MODEL, TRAINING, go, make_task
 from torch.distributed.elastic.multiprocessing import SignalException
 
 from torchsru.cli import main
-from torchsru.train import RunError, launch
+from torchsru.train import RunError, launch, loop
 from torchsru.train.checkpoint import checkpoints, load_checkpoint, step_of
 from torchsru.train.folder import holder
 from torchsru.train.log import read_log
@@ -164,6 +164,25 @@ def test_a_checkpoint_goes_on_with_another_number_of_processes(ran, tmp_path):
     assert len(curve(ran / "one")) == 25
     torch.testing.assert_close(curve(ran / "one"), curve(tmp_path / "same"), **NEAR)
     states = [load_checkpoint(f / "checkpoints").state for f in (ran / "one", tmp_path / "same")]
+    torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fsdp srupp adaptive", "ddp transformer-xl"])
+def test_a_memory_of_two_processes_goes_on_in_one(ran, tmp_path, monkeypatch, name):
+    """Its rows are dealt out anew, and steps after the tenth read it; other rows would show."""
+    model, training = CURVES[name]
+    longer = replace(training, steps=14)
+    go(tmp_path / "one", model, training)
+    for folder in ("two", "wrong"):
+        shutil.copytree(ran / name, tmp_path / folder)
+    for folder in ("two", "one"):
+        go(tmp_path / folder, model, longer, resume=True)
+    torch.testing.assert_close(curve(tmp_path / "two"), curve(tmp_path / "one"), **NEAR)
+    monkeypatch.setattr(loop, "deal", lambda states, parts: deal(states[::-1], parts))
+    go(tmp_path / "wrong", model, longer, resume=True)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(curve(tmp_path / "wrong"), curve(tmp_path / "one"), **NEAR)
+    states = [load_checkpoint(tmp_path / n / "checkpoints").state for n in ("two", "one")]
     torch.testing.assert_close(*states, rtol=1e-3, atol=1e-4)
 
 
