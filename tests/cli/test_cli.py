@@ -93,7 +93,7 @@ def test_recipes_lists_and_shows(capsys):
         (["--model.rnn", "rnn"], "model.rnn"),
         (["--training.lr", "-1"], "training.lr must be positive and finite, got -1"),
         (["--training.accumulate", "3"], "training.accumulate must divide data.batch = 4"),
-        (["--training.steps", "null"], "training.steps or seconds must be set"),
+        (["--training.steps", "null"], "training.steps, epochs or seconds must be set"),
         (["--data", "/nowhere/at/all"], "'/nowhere/at/all' does not exist"),
         (["surplus"], "surplus"),
     ],

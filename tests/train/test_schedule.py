@@ -130,7 +130,7 @@ def test_impossible_values_are_refused_by_name(field, value):
 
 
 def test_a_run_must_end():
-    with pytest.raises(ValueError, match="steps or seconds must be set"):
+    with pytest.raises(ValueError, match="steps, epochs or seconds must be set"):
         Training()
 
 
