@@ -18,6 +18,9 @@ from torchsru.models.generate import Piece, generate_text
 from torchsru.recipes.language_model import load_model
 from torchsru.recipes.run import open_run
 
+NUMBERS = ("--temperature", "--top-p", "--repetition-penalty")
+WHOLE = ("--count", "--top-k", "--seed", "--memory")
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
@@ -202,6 +205,19 @@ def test_bad_input_is_one_line(run_folder, capsys, monkeypatch):
         assert "RUN is missing: it comes before --prompt and --stop" in swallowed
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     assert "--stdin lines found no line" in refused(capsys, run, "--stdin", "lines")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        *((name, value, "a finite number") for name in NUMBERS for value in ("nan", "inf", "warm")),
+        *((name, value, "a whole number") for name in WHOLE for value in ("1.5", "nan", "")),
+    ],
+)
+def test_what_is_no_number_is_refused_by_option_rule_and_value(capsys, option, value, rule):
+    """Before the run is opened, which is not there."""
+    error = refused(capsys, "no-such-run", option, value)
+    assert error == f"torchsru: {option} must be {rule}, got {value!r}\n"
 
 
 @pytest.mark.parametrize("option", ["--temperature", "--repetition-penalty"])

@@ -2,11 +2,13 @@
 
 import ast
 import inspect
+import math
+import re
 import textwrap
 import typing
-from argparse import SUPPRESS
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from argparse import SUPPRESS, ArgumentTypeError
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -57,7 +59,42 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     try:
         return parser.parse_args([spelt_out(argument) for argument in argv])
     except ArgumentError as error:
-        raise Refused(str(error)) from error
+        # the parser puts "argument --count/--bytes: " before what `Number` says
+        raise Refused(re.sub(r"^argument ([^/:]+)\S*: must ", r"\1 must ", str(error))) from error
+
+
+@dataclass(frozen=True)
+class Number:
+    """Type of an option; its error names option, rule and value.
+
+    Attributes:
+        read: the number that a text stands for; raises ValueError.
+        rule: what is asked for; as --help shows it, too.
+    """
+
+    read: Callable[[str], float]
+    rule: str
+
+    def __call__(self, text: str) -> float:
+        """The number. Raises ArgumentTypeError."""
+        try:
+            return self.read(text)
+        except ValueError:
+            raise ArgumentTypeError(f"must be {self.rule}, got {text!r}") from None
+
+    def __str__(self) -> str:
+        return self.rule
+
+
+def finite(text: str) -> float:
+    """The number. Raises ValueError, for nan and inf too."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+WHOLE = Number(int, "a whole number")
+FINITE = Number(finite, "a finite number")
 
 
 def spelt_out(argument: str) -> str:

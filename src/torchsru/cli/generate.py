@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torchsru.cli import Refused
-from torchsru.cli.arguments import make_parser, parse
+from torchsru.cli.arguments import FINITE, WHOLE, make_parser, parse
 from torchsru.models import LanguageModel
 from torchsru.models.generate import Piece, Sampling, check_not_negative, generate_text
 from torchsru.recipes.language_model import LanguageModelRecipe, load_model, load_vocabulary
@@ -35,18 +35,22 @@ def main(argv: Sequence[str]) -> int:
         help="read the prompt from standard input: all of it, or one a line",
     )
     parser.add_argument(
-        "--count", "--bytes", type=int, default=500, help="symbols to draw for each prompt, at most"
+        "--count",
+        "--bytes",
+        type=WHOLE,
+        default=500,
+        help="symbols to draw for each prompt, at most",
     )
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
-    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest; 0: all")
+    parser.add_argument("--temperature", type=FINITE, default=0.8, help="0: always the likeliest")
+    parser.add_argument("--top-k", type=WHOLE, default=0, help="draw from the k likeliest; 0: all")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, help="draw from the likeliest of this probability"
+        "--top-p", type=FINITE, default=1.0, help="draw from the likeliest of this probability"
     )
     parser.add_argument(
-        "--repetition-penalty", type=float, default=1.0, help="above 1: less of what was there"
+        "--repetition-penalty", type=FINITE, default=1.0, help="above 1: less of what was there"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="same seed, same text; each next prompt has the next"
+        "--seed", type=WHOLE, default=0, help="same seed, same text; each next prompt has the next"
     )
     parser.add_argument(
         "--stop",
@@ -59,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--memory",
-        type=int,
+        type=WHOLE,
         help="past positions that attention sees (default: the recipe's for evaluation); 0: as in "
         "training",
     )
