@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 from torchsru.data.vocabulary import ByteVocabulary, learn_words
 from torchsru.models import Generation, LanguageModel, LanguageModelConfig, Sampling, generate_text
 from torchsru.models import generate as module
-from torchsru.models.generate import UntilStop, draw
+from torchsru.models.generate import UntilStop, draw, penalise
 
 LIKELIEST = Sampling(temperature=0)
 PROMPTS = [[5, 1, 7, 7, 2], [3], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11, 12], [40, 41]]
@@ -157,7 +157,7 @@ def test_of_equal_scores_exactly_k_are_drawn():
 @pytest.mark.parametrize("tiny", [1e-50, 5e-324])
 def test_the_smallest_temperature_takes_the_likeliest(tiny, options):
     random, seen = torch.Generator().manual_seed(0), torch.tensor([True, False, False])
-    scores = torch.tensor([3.0, 1.75, -2.0])
+    scores = torch.tensor([3.0, 2.25, -2.0])
     for dtype in (torch.float16, torch.float32, torch.float64):
         got = draw(scores.to(dtype), Sampling(temperature=tiny, **options), random, seen)
         assert got == (1 if "repetition_penalty" in options else 0)
@@ -171,7 +171,7 @@ def test_the_strongest_penalties_leave_something_to_draw(penalty):
             hard = Sampling(temperature=temperature, repetition_penalty=penalty)
             assert draw(torch.tensor(scores), hard, random, all_seen) in range(3)
     one = Sampling(repetition_penalty=1e-50)
-    assert draw(torch.tensor([1.0, 3.0]), one, random, torch.tensor([True, False])) == 0
+    assert draw(torch.tensor([1.0, 3.0, -9.0]), one, random, torch.arange(3) == 0) == 0
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
@@ -204,12 +204,25 @@ def test_the_penalty_is_for_what_was_there():
     scores, seen = torch.tensor([2.0, 1.9, -1.0]), torch.tensor([True, False, True])
     random = torch.Generator()
     assert draw(scores, LIKELIEST, random) == 0
-    hard = Sampling(temperature=0, repetition_penalty=1.1)
+    hard = Sampling(temperature=0, repetition_penalty=1.2)
     assert draw(scores, hard, random, seen) == 1
-    assert draw(torch.tensor([-1.0, -1.05]), hard, random, torch.tensor([True, False])) == 1
-    model = make_model("gru")
-    (text,) = take(model, [[4]], 30, temperature=0, repetition_penalty=1e6)
-    assert len({4, *text}) == 31  # the prompt's symbol is not drawn either
+    assert draw(torch.tensor([-1.0, -1.05, -4.0]), hard, random, seen) == 1
+    for name in ("gru", "adaptive"):
+        (text,) = take(make_model(name), [[4]], 15, temperature=0, repetition_penalty=1e6)
+        assert len({4, *text}) == 16  # the prompt's symbol is not drawn either
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.2, 3.0])
+def test_the_penalty_is_the_same_for_logits_and_log_probabilities(penalty):
+    """By hand for logits around 0; then of every constant more, log-probabilities among them."""
+    logits = torch.tensor([4.0, 1.0, 0.5, -2.0, -3.5], dtype=torch.float64)
+    seen = torch.tensor([True, False, True, True, False])
+    want = torch.tensor([4 / penalty, 1, 0.5 / penalty, -2 * penalty, -3.5], dtype=torch.float64)
+    for alike in (logits, logits + 7, logits.log_softmax(-1)):
+        torch.testing.assert_close(penalise(alike, seen, penalty), want)
+    impossible = torch.cat([logits - 30, torch.tensor([-torch.inf])])
+    got = penalise(impossible, torch.cat([seen, torch.tensor([True])]), penalty)
+    torch.testing.assert_close(got, torch.cat([want, torch.tensor([-torch.inf])]))
 
 
 @pytest.mark.parametrize(

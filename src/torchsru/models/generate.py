@@ -53,8 +53,8 @@ class Sampling:
     """How a symbol is drawn from the scores, in this order."""
 
     repetition_penalty: float = 1.0
-    """Scores of symbols that the row has had are divided by it, negative ones multiplied (Keskar
-    et al. 2019, arXiv 1909.05858, section 4.1)."""
+    """Scores of symbols that the row has had, counted from the mean of all, are divided by it,
+    negative ones multiplied; see `penalise`."""
     temperature: float = 1.0
     """Scores are divided by it; 0 takes the likeliest symbol."""
     top_k: int = 0
@@ -321,10 +321,7 @@ def draw(
             f"{'NaN' if highest.isnan() else f'a highest of {highest}'}: did its training diverge?"
         )
     if seen is not None:
-        penalty, largest = sampling.repetition_penalty, torch.finfo(scores.dtype).max
-        lower = torch.where(scores > 0, scores / penalty, scores * penalty)
-        lower = lower.clamp(-largest, largest)
-        scores = torch.where(seen & scores.isfinite(), lower, scores)
+        scores = penalise(scores, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return int(scores.argmax())
     scores = (scores - scores.max()) / sampling.temperature
@@ -339,6 +336,28 @@ def draw(
         before = falling.cumsum(-1) - falling
         p = p.index_fill(0, places[before >= sampling.top_p], 0)
     return int(torch.multinomial(p, 1, generator=random))
+
+
+def penalise(scores: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Lower the scores of symbols that were there already.
+
+    Keskar et al. 2019 (arXiv 1909.05858, section 4.1) divide a logit by the penalty; with negative
+    ones multiplied, as is usual since, none rises. Which is negative depends on a constant that no
+    probability depends on: all log-probabilities are. So scores count from their mean here, and
+    what is drawn depends on the probabilities alone, whatever the model's output. The mean of
+    logits is near 0 at the start, and a softmax's gradient, which sums to 0, does not move it.
+
+    Args:
+        scores: [V] float64: logits or log-probabilities; not all of them -inf.
+        seen: [V] bool.
+        penalty: above 1 it lowers, below it raises.
+
+    Returns: [V]; scores of symbols not seen are moved by the mean alone, -inf stays.
+    """
+    possible, largest = scores.isfinite(), torch.finfo(scores.dtype).max
+    scores = scores - scores[possible].mean()
+    lower = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return torch.where(seen & possible, lower.clamp(-largest, largest), scores)
 
 
 def check_integer(name: str, value: object) -> None:
