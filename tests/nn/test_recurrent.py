@@ -104,6 +104,40 @@ def test_padding_leaves_no_trace(name, bidirectional):
 
 @both_ways
 @each
+def test_what_stands_at_padding_reaches_no_gradient(name, bidirectional):
+    """NaN times a gradient of 0 would be NaN in the weights'."""
+    rnn, mask, x = make(name, bidirectional=bidirectional), make_mask(L, B), draw(L, B, I)
+
+    def gradients(value):
+        given = x.masked_fill(mask[:, :, None], value).requires_grad_()
+        loss = sum(leaf.square().sum() for leaf in tree_leaves(rnn(given, mask=mask)))
+        return torch.autograd.grad(loss, [given, *rnn.parameters()])
+
+    clean = gradients(0.0)
+    assert not clean[0][mask].any()
+    for poison in (float("nan"), float("inf")):
+        close(gradients(poison), clean)
+
+
+@both_ways
+@each_light
+def test_layers_behind_the_door_take_padding_as_it_comes(name, bidirectional):
+    """Each gives 0 there, so none but the first is filled, and that one before its layer."""
+    rnn, mask = make(name, 3, bidirectional=bidirectional), make_mask(L, B)
+    layers, transforms = [], []
+    for layer in rnn.layers:
+        layer.register_forward_hook(lambda m, inputs, out: layers.append((inputs[0], out[0])))
+        layer.transform.register_forward_hook(lambda m, inputs, out: transforms.append(inputs[0]))
+    rnn(draw(L, B, I), mask=mask)
+    assert not layers[0][0][mask].any()
+    for (_, below), (above, _) in pairwise(layers):
+        assert above is below and not below[mask].any()
+    if name != "qrnn-2":  # a window of two steps is laid out anew
+        assert all(x is inside for x, (inside, _) in zip(transforms, layers, strict=True))
+
+
+@both_ways
+@each
 def test_packed_sequences_and_documents_equal_one_by_one(name, bidirectional):
     rnn = make(name, bidirectional=bidirectional)
     lengths = [4, 7, 1, 4]

@@ -5,6 +5,8 @@ D output features.
 
 Layouts   batch_first, unbatched, packed and padded input become [L, B, input_size] at this door,
           and the output is laid out as the input was; a module's own work is `_run`
+Padding   what stands there, even NaN, becomes 0 at this door, so that it reaches no weight's
+          gradient; layers behind it give 0 there to each other
 State     a pytree whose tensors have the batch at dim 1; torchsru.nn.state serves them all
 """
 
@@ -105,6 +107,8 @@ class Recurrent(nn.Module):
             mask = None if mask is None else mask.t()
         if mask is not None or cu_seqlens is not None:
             check_sequences(mask, cu_seqlens, x.shape[0], x.shape[1], "x", x.device)
+        if mask is not None:
+            x = x.masked_fill(mask[:, :, None], 0)
         if state is not None:
             self._check_state(state, rows)
             if rows is None:
@@ -144,7 +148,8 @@ class Recurrent(nn.Module):
     def _run(
         self, x: Tensor, state: Any, mask: Tensor | None, cu_seqlens: Tensor | None
     ) -> tuple[Tensor, Any]:
-        """The work itself: x [L, B, input_size], mask [L, B], a state with rows or None."""
+        """The work itself: x [L, B, input_size], 0 at padding, mask [L, B], a state with rows or
+        None."""
         raise NotImplementedError
 
     def _check_state(self, state: Any, rows: int | None) -> None:

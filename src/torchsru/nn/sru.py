@@ -152,10 +152,15 @@ class SRUCell(Recurrent):
             if self.layer_norm is not None:
                 self.norm.reset_parameters()
 
+    def forward(self, x, state=None, *, mask=None, cu_seqlens=None, inside=False):
+        """Run the layer, as `Recurrent.forward` says. `inside`: from a stack, which has checked
+        everything and gives x [L, B, input_size], 0 at padding."""
+        if inside:
+            return self._run(x, state, mask, cu_seqlens)
+        return super().forward(x, state, mask=mask, cu_seqlens=cu_seqlens)
+
     def _run(self, x, state, mask, cu_seqlens):
         c0 = to_channels(state)
-        if mask is not None:  # what stands at padding, even NaN, reaches no weight's gradient
-            x = x.masked_fill(mask[:, :, None], 0)
         inner = x
         if self.layer_norm == "pre":
             inner = self.norm(inner)
@@ -371,15 +376,12 @@ class SRU(Recurrent):
 
     def _run(self, x, state, mask, cu_seqlens):
         n = self.num_directions
-        given = {"mask": mask} if mask is not None else {}
-        if cu_seqlens is not None:
-            given["cu_seqlens"] = cu_seqlens
         states = []
         for i, layer in enumerate(self.layers):
             if i and self.training and self.dropout:
                 x = drop_over_time(x, self.dropout, cu_seqlens)
             state_i = None if state is None else state[i * n : (i + 1) * n]
-            x, state_i = layer(x, state_i, **given)
+            x, state_i = layer(x, state_i, mask=mask, cu_seqlens=cu_seqlens, inside=True)
             states.append(state_i)
         return x, states[0] if len(states) == 1 else torch.cat(states)
 

@@ -301,12 +301,12 @@ class SRUppCell(Attentive, SRUCell):
         self.transform.reset_parameters()
         nn.init.uniform_(self.weight_c, -1, 1)
 
-    def forward(self, x, state=None, *, mask=None, cu_seqlens=None, sight=None):
-        """Run the layer, as `Recurrent.forward` says. From `SRUpp`, which has checked everything,
-        with `sight`: who sees what is the same in all its layers."""
+    def forward(self, x, state=None, *, mask=None, cu_seqlens=None, inside=False, sight=None):
+        """Run the layer, as `SRUCell.forward` says. From `SRUpp` with `sight`, if the layer has
+        attention: who sees what is the same in all its layers."""
         if sight is not None:
             return self._attend(x, state, mask, cu_seqlens, sight)
-        return super().forward(x, state, mask=mask, cu_seqlens=cu_seqlens)
+        return super().forward(x, state, mask=mask, cu_seqlens=cu_seqlens, inside=inside)
 
     def _run(self, x, state, mask, cu_seqlens):
         state = {} if state is None else state
@@ -319,11 +319,9 @@ class SRUppCell(Attentive, SRUCell):
     def _attend(self, x, state, mask, cu_seqlens, sight):
         """The layer with attention: `SRUCell._run` around a transform that has a state."""
         options = self._recurrence_options(x, mask, cu_seqlens)
-        seen = x if mask is None else x.masked_fill(mask.unsqueeze(-1), 0)
-        keys_values = state.get("keys_values")
+        seen, keys_values = x, state.get("keys_values")
         if keys_values is None:
-            past = state["inputs"][0] if "inputs" in state else None
-            seen = sight.join(past, seen)
+            seen = sight.join(state["inputs"][0] if "inputs" in state else None, x)
         else:
             keys_values = keys_values[0]
         contexts = state.get("context_keys_values")
@@ -520,7 +518,7 @@ class SRUpp(Attentive):
                 attended += 1
                 x, end = layer(x, part, mask=mask, cu_seqlens=cu_seqlens, sight=sight)
             else:
-                x, end = layer(x, part, mask=mask, cu_seqlens=cu_seqlens)
+                x, end = layer(x, part, mask=mask, cu_seqlens=cu_seqlens, inside=True)
             ends.append(end)
         whole: State = {"c": torch.cat([end["c"] for end in ends])}
         for name in NAMES[1:]:

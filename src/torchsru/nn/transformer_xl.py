@@ -262,7 +262,8 @@ class TransformerXL(Recurrent):
     def _run(self, x, state, mask, cu_seqlens):
         if cu_seqlens is not None:
             documents = Documents.from_bounds(cu_seqlens, x.shape[0])
-            h, state = self._run(documents.pad(x), state, documents.mask, None)
+            x = documents.pad(x).masked_fill(documents.mask[:, :, None], 0)
+            h, state = self._run(x, state, documents.mask, None)
             return documents.unpad(h), state
         L, B, _ = x.shape
         name, memory, count_1B = "", None, None
@@ -276,7 +277,7 @@ class TransformerXL(Recurrent):
         added: Any = L  # steps that each row gains
         if mask is not None:  # padding goes to the front, where it looks like an empty memory
             order_LB = mask.sort(dim=0, descending=True, stable=True).indices
-            x = move(x.masked_fill(mask[:, :, None], 0), order_LB)
+            x = move(x, order_LB)
             added = (~mask).sum(0, keepdim=True)
             if count_1B is None:
                 count_1B = torch.zeros_like(added)
