@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -98,6 +99,9 @@ def test_state_keeps_the_batch_at_dim_1(name):
         ("state_dropout", -0.1),
         ("projection", -1),
         ("layer_norm", "both"),
+        ("init_range", 0.0),
+        ("init_range", float("inf")),
+        ("adaptive_dropout", 1.0),
     ],
 )
 def test_impossible_values_are_refused_by_name(field, value):
@@ -128,6 +132,9 @@ def test_impossible_values_are_refused_by_name(field, value):
             {"rnn": "transformer-xl", "embedding_dropout": 0.1},
             "embedding_dropout must be None with 'transformer-xl'",
         ),
+        ({"adaptive_dropout": 0.1}, "adaptive_dropout needs cutoffs, or tie and an embedding oth"),
+        ({"adaptive_dropout": 0.1, "embedding": 8}, "adaptive_dropout needs cutoffs"),
+        ({"adaptive_dropout": 0.1, "tie": True, "embedding": 512}, "adaptive_dropout needs cut"),
     ],
 )
 def test_fields_that_a_kind_does_not_take_are_refused(fields, message):
@@ -144,6 +151,34 @@ def test_every_kind_is_offered():
     assert set(get_args(get_type_hints(LanguageModelConfig)["rnn"])) == set(KINDS)
     assert set(RNNS) < set(KINDS) and set(OWN) < set(KINDS)
     assert {config.rnn for config in CONFIGS.values()} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", ["narrow", "tied", "adaptive", "adaptive, own projections"])
+def test_embedding_and_output_start_in_the_range_given(name):
+    config = CONFIGS[name]
+    model = LanguageModel(replace(config, init_range=1e-3), V)
+    weights = dict(model.named_parameters())
+    projected = {key for key in weights if "projections" in key}
+    outside = {key for key in weights if key.startswith("rnn.")}
+    for key in weights.keys() - projected - outside:
+        biased = "bias" in key
+        assert weights[key].abs().max() <= 1e-3 and weights[key].any() != biased, key
+    assert all(weights[key].abs().max() > 0.1 for key in projected)
+    usual = dict(LanguageModel(config, V).named_parameters())
+    assert {key: w.shape for key, w in usual.items()} == {k: w.shape for k, w in weights.items()}
+    assert all(w.abs().max() > 1e-3 for key, w in usual.items() if key.startswith("embedding."))
+
+
+def test_the_adaptive_dropout_is_that_of_embedding_and_output():
+    config = LanguageModelConfig(
+        width=12, layers=1, embedding=8, cutoffs=(20,), adaptive_dropout=0.3
+    )
+    model = LanguageModel(config, V)
+    assert model.embedding.dropout == model.output.dropout == 0.3
+    x = text(9, 3)
+    assert not torch.equal(model(x)[0], model(x)[0])
+    model.embedding.dropout = model.output.dropout = 0.0
+    assert torch.equal(model(x)[0], model(x)[0])
 
 
 # ---- loss ----------------------------------------------------------------------------------------

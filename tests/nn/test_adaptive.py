@@ -163,6 +163,71 @@ def test_starts_with_inputs_and_scores_of_unit_size():
     assert 0.8 < scores.var() < 2.2
 
 
+def test_dropout_drops_the_features_of_a_symbol_before_its_projection():
+    """Feature i is worth 2^i, all projected to their sum: it tells which are left, here and there
+    alike in all of the output; after the projection it would not be the same everywhere."""
+    p, kept = 0.25, [0, 0]
+    embedding, _, _ = make(dropout=p)
+    with torch.no_grad():
+        for table, projection in zip(embedding.tables, embedding.projections, strict=True):
+            table.weight.copy_((1 - p) * 2 ** torch.arange(table.weight.shape[1]))
+            projection.fill_(W**-0.5)
+    for x in (torch.zeros(500, dtype=torch.int64), torch.full((500,), 29)):  # 8 and 2 features
+        sums = embedding(x)
+        torch.testing.assert_close(sums, sums[:, :1].expand_as(sums))
+        size = 8 if x[0] == 0 else 2
+        bits = sums[:, :1].round().long() >> torch.arange(size) & 1
+        torch.testing.assert_close((bits * 2 ** torch.arange(size)).sum(1).double(), sums[:, 0])
+        assert ((bits.double().mean(0) - (1 - p)).abs() < 0.08).all()
+        kept[0] += bits.sum().item()
+        kept[1] += bits.numel()
+    assert abs(kept[0] / kept[1] - (1 - p)) < 0.03
+    whole = embedding.eval()(torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(whole, torch.full((1, W), (1 - p) * 255).double())
+
+
+def test_dropout_drops_what_the_outputs_projections_lead_to():
+    """Each feature is 1, and the score of one symbol: in every cluster drawn anew."""
+    p = 0.25
+    _, softmax, _ = make("own", dropout=p)
+    with torch.no_grad():
+        for rows, projection, bias in zip(
+            softmax.rows, softmax.projections, softmax.biases, strict=True
+        ):
+            rows.copy_(torch.eye(*rows.shape))
+            projection.fill_(1 / W)
+            bias.zero_()
+    h, found = torch.ones(500, W).double(), []
+    for i, size in enumerate((5, 4, 2)):  # as many symbols as features at most
+        scores = softmax._scores(i, h, None)[:, :size] * (1 - p)
+        assert ((scores == 0) | ((scores - 1).abs() < 1e-6)).all()
+        assert ((scores.mean(0) - (1 - p)).abs() < 0.08).all()
+        found.append(scores[:, :2])
+    assert not torch.equal(found[0], found[1])
+    torch.testing.assert_close(softmax.eval()._scores(2, h, None)[:, :2], h[:, :2])
+
+
+def test_dropout_is_for_training_and_projections_alone():
+    check([part and part.eval() for part in make(dropout=0.5)])
+    check(make(cutoffs=(), embedding_size=W, dropout=0.5))
+    with pytest.raises(AssertionError, match="not close"):
+        check(make(dropout=0.5))
+
+
+def test_rows_start_in_the_range_given_and_projections_as_without():
+    sizes = (3000, 64, 96, (1000, 2000))
+    embedding = AdaptiveEmbedding(*sizes, init_range=0.03)
+    softmax = AdaptiveSoftmax(*sizes, init_range=0.03, tie=False)
+    tables = [table.weight for table in embedding.tables]
+    for rows in (*tables, *softmax.rows, softmax.cluster_rows):
+        assert 0.028 < rows.abs().max() <= 0.03
+        assert abs(rows.std().item() / 0.03 - 3**-0.5) < 0.06
+    for projection in (*embedding.projections, *softmax.projections):
+        bound = math.sqrt(6 / sum(projection.shape))
+        assert 0.98 * bound < projection.abs().max() <= bound
+    assert not any(bias.any() for bias in (*softmax.biases, softmax.cluster_biases))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_narrow_types_compute_probabilities_in_float32(dtype):
     embedding, softmax, _ = make()
@@ -236,6 +301,20 @@ def test_impossible_values_are_refused_by_name(arguments, message):
     for kind in (AdaptiveEmbedding, AdaptiveSoftmax):
         with pytest.raises(ValueError, match=message):
             kind(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"init_range": 0.0}, "init_range must be positive and finite, or None, got 0.0"),
+        ({"init_range": math.nan}, "init_range must be positive and finite, or None, got nan"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(options, message):
+    for kind in (AdaptiveEmbedding, AdaptiveSoftmax):
+        with pytest.raises(ValueError, match=message):
+            kind(V, E, W, (5,), **options)
 
 
 def test_the_loss_for_estimates_is_that_of_first_symbols_in_zipfs_shares():

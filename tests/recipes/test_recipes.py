@@ -104,6 +104,26 @@ def test_the_papers_recipes_are_evaluated_in_one_stream_and_drop_where_the_scrip
     assert ptb.embedding_dropout == ptb.output_dropout == 0.7
 
 
+def test_the_papers_recipes_start_and_drop_in_the_embedding_as_the_scripts_do():
+    """U(+-sqrt(3 / n)): n the symbols of enwik8, else the width; Transformer-XL's is not uniform.
+    Dropout inside embedding and softmax is for WikiText-103 alone."""
+    found = {}
+    for name in MILLIONS:
+        model = get_recipe(name).model
+        n = None if model.init_range is None else round(3 / model.init_range**2)
+        found[name] = n, model.adaptive_dropout
+        assert (n is None) == (get_recipe(name + "_debug").model.init_range is None)
+    enwik8 = dict.fromkeys((name for name in MILLIONS if "enwik8" in name), (205, 0.0))
+    assert found == enwik8 | {
+        "enwik8-transformer-xl": (None, 0.0),
+        "wikitext-103-srupp-base": (3072, 0.15),
+        "wikitext-103-srupp-large": (4096, 0.2),
+        "billion-word-srupp-base": (4096, 0.0),
+        "billion-word-srupp-large": (7616, 0.0),
+        "ptb-sru": (910, 0.0),
+    }
+
+
 def test_a_step_of_ptb_is_the_scripts():
     """Its loss: summed over the 35 steps, a mean over the rows; then lr 1, clip 5."""
     training = get_recipe("ptb-sru").training

@@ -9,6 +9,7 @@ State    the layers' own: a pytree with the batch at dim 1 (torchsru.nn.state), 
 Check    tests/models/test_language_model.py
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,6 +72,12 @@ class LanguageModelConfig:
     adaptive. See torchsru.nn.adaptive."""
     div_value: float = 4.0
     """By which the features of the embedding fall from one cutoff to the next."""
+    adaptive_dropout: float = 0.0
+    """With projections of the embedding (cutoffs, or tied and narrower than the width): of its
+    features before them, and of the output's behind them. See torchsru.nn.adaptive."""
+    init_range: float | None = None
+    """Embedding and output start from U(-init_range, init_range), their projections as they do
+    without, biases 0; None: PyTorch's values, with tie or cutoffs those of torchsru.nn.adaptive."""
     projection: int = 0
     """sru: inner size of each layer's factorised transform, of the first one only if the embedding
     is larger; 0: not factorised. srupp: features that attention works in; 0: a quarter of the
@@ -119,6 +126,14 @@ class LanguageModelConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if self.init_range is not None and not 0 < self.init_range < math.inf:
+            raise ValueError(f"init_range must be positive and finite, got {self.init_range}")
+        projected = self.cutoffs or (self.tie and self.embedding not in (0, self.width))
+        if self.adaptive_dropout and not projected:
+            raise ValueError(
+                "adaptive_dropout needs cutoffs, or tie and an embedding other than the width, "
+                f"got {self.adaptive_dropout}"
+            )
         if self.highway_bias is not None and not -100 < self.highway_bias < 100:
             raise ValueError(f"highway_bias must lie in (-100, 100), got {self.highway_bias}")
         if self.layer_norm not in (None, "pre", "post"):
@@ -164,7 +179,7 @@ class LanguageModelConfig:
 UNSET_BEFORE = {"highway_bias": 0.0}
 DROPOUTS = (
     *("dropout", "state_dropout", "input_dropout", "attention_dropout"),
-    *("embedding_dropout", "output_dropout"),
+    *("embedding_dropout", "output_dropout", "adaptive_dropout"),
 )
 
 
@@ -220,16 +235,23 @@ class LanguageModel(nn.Module):
         self.vocabulary_size = V = vocabulary_size
         features = c.embedding or c.width
         if c.tie or c.cutoffs:
-            cut: dict[str, Any] = {"cutoffs": c.cutoffs, "div_value": c.div_value}
+            cut: dict[str, Any] = {
+                "cutoffs": c.cutoffs, "div_value": c.div_value,
+                "dropout": c.adaptive_dropout, "init_range": c.init_range,
+            }  # fmt: skip
             self.embedding: nn.Module = AdaptiveEmbedding(V, features, c.width, **cut)
             self.rnn = build_rnn(c)
             self.output: nn.Module = AdaptiveSoftmax(
                 V, features, c.width, tie=c.tie, tie_projections=c.tie_projections, **cut
             )
         else:
-            self.embedding = nn.Embedding(V, features)
+            self.embedding = table = nn.Embedding(V, features)
             self.rnn = build_rnn(c, features)
-            self.output = nn.Linear(c.width, V)
+            self.output = linear = nn.Linear(c.width, V)
+            if c.init_range is not None:
+                for weight in (table.weight, linear.weight):
+                    nn.init.uniform_(weight, -c.init_range, c.init_range)
+                nn.init.zeros_(linear.bias)
         dropout = 0.0 if c.rnn == "transformer-xl" else c.dropout
         self.dropout = nn.Dropout(dropout if c.output_dropout is None else c.output_dropout)
         self.embedding_dropout = nn.Dropout(

@@ -10,8 +10,11 @@ Output     log p(symbol) of the first cluster, log p(cluster) + log p(symbol | c
            others (Grave et al. 2017, arXiv 1609.04309); a loss computes what the targets need
 Tied       the output may use the input's rows, and its projections too; with no cutoffs and
            e = W that is a plain tied embedding
+Dropout    of features, where there are projections: of a symbol's row before its projection, and
+           of what the projection leads back to, anew for each cluster, each number alone
 Start      rows of variance 1 / e_i, projections of 2 / (e_i + W), so that inputs and scores have
-           a variance between 1 and 2; biases 0
+           a variance between 1 and 2; with `init_range` rows from U(-init_range, init_range) in
+           their place; biases 0
 Check      tests/nn/test_adaptive.py, against a softmax over all symbols and against
            torch.nn.AdaptiveLogSoftmaxWithLoss, which has neither a projection of the first
            cluster nor biases of the others, and whose rows can't be tied
@@ -27,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchsru.nn.recurrent import check_positive
+from torchsru.nn.recurrent import check_positive, check_probabilities
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class AdaptiveEmbedding(nn.Module):
         width: W.
         cutoffs: see above; none: one cluster.
         div_value: by which features fall from cluster to cluster.
+        dropout, init_range: see the top of the file.
         device: where the parameters are made.
         dtype: type of the parameters.
 
@@ -94,7 +98,8 @@ class AdaptiveEmbedding(nn.Module):
         projections: [e_i, W] of each; empty for one cluster with e = W.
 
     Raises:
-        ValueError: naming the argument, if a size is not positive or cutoffs do not rise.
+        ValueError: naming the argument, if a size or range is not positive, dropout not in [0, 1),
+            or cutoffs do not rise.
     """
 
     def __init__(
@@ -105,6 +110,8 @@ class AdaptiveEmbedding(nn.Module):
         cutoffs: Sequence[int] = (),
         *,
         div_value: float = 4.0,
+        dropout: float = 0.0,
+        init_range: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -113,6 +120,7 @@ class AdaptiveEmbedding(nn.Module):
             vocabulary_size, embedding_size, width, cutoffs, div_value
         )
         self.width = width
+        self.dropout, self.init_range = check_options(dropout, init_range)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.tables = nn.ModuleList(
             nn.Embedding(n, e, **made) for n, e in zip(cut.sizes, cut.features, strict=True)
@@ -124,9 +132,9 @@ class AdaptiveEmbedding(nn.Module):
         """See the top of the file."""
         for table in self.tables:
             assert isinstance(table, nn.Embedding)
-            reset_rows(table.weight)
+            reset_rows(table.weight, self.init_range)
         for projection in self.projections:
-            nn.init.xavier_normal_(projection)
+            nn.init.xavier_uniform_(projection)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [...] int64 -> [..., W].
@@ -147,13 +155,15 @@ class AdaptiveEmbedding(nn.Module):
             found.append(rows)
         rows = torch.cat(found, dim=-1) if len(found) > 1 else found[0]
         if self.clusters.projected:
+            rows = F.dropout(rows, self.dropout, self.training)
             projections = [*self.projections]
             rows = rows @ (torch.cat(projections) if len(projections) > 1 else projections[0])
         return rows * math.sqrt(self.width)
 
     def extra_repr(self) -> str:
-        """Bounds of the clusters, their features, the width."""
-        return f"bounds={self.clusters.bounds}, features={self.clusters.features}, {self.width}"
+        """Bounds of the clusters, their features, the width, the dropout."""
+        cut = self.clusters
+        return f"bounds={cut.bounds}, features={cut.features}, {self.width}, dropout={self.dropout}"
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -161,7 +171,8 @@ class AdaptiveSoftmax(nn.Module):
     plain scores of all symbols.
 
     Args:
-        vocabulary_size, embedding_size, width, cutoffs, div_value: as in `AdaptiveEmbedding`.
+        vocabulary_size, embedding_size, width, cutoffs, div_value, dropout, init_range: as in
+            `AdaptiveEmbedding`.
         tie: use the rows of the embedding that each call is given.
         tie_projections: use its projections as well. Needs `tie`.
         device: where the parameters are made.
@@ -188,6 +199,8 @@ class AdaptiveSoftmax(nn.Module):
         cutoffs: Sequence[int] = (),
         *,
         div_value: float = 4.0,
+        dropout: float = 0.0,
+        init_range: float | None = None,
         tie: bool = True,
         tie_projections: bool = True,
         device: torch.device | str | None = None,
@@ -198,6 +211,7 @@ class AdaptiveSoftmax(nn.Module):
             vocabulary_size, embedding_size, width, cutoffs, div_value
         )
         self.width = width
+        self.dropout, self.init_range = check_options(dropout, init_range)
         self.tie, self.tie_projections = tie, tie and tie_projections
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         shapes = zip(cut.sizes, cut.features, strict=True)
@@ -220,9 +234,9 @@ class AdaptiveSoftmax(nn.Module):
         """See the top of the file."""
         for rows in (*self.rows, self.cluster_rows):
             if rows is not None:
-                reset_rows(rows)
+                reset_rows(rows, self.init_range)
         for projection in self.projections:
-            nn.init.xavier_normal_(projection)
+            nn.init.xavier_uniform_(projection)
         for bias in (*self.biases, self.cluster_biases):
             if bias is not None:
                 nn.init.zeros_(bias)
@@ -317,15 +331,16 @@ class AdaptiveSoftmax(nn.Module):
         if self.clusters.projected:
             tied = embedding if self.tie_projections else None
             h = h @ (self.projections if tied is None else tied.projections)[i].t()
+            h = F.dropout(h, self.dropout, self.training)
         scores = F.linear(h, rows, bias)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def extra_repr(self) -> str:
-        """Bounds of the clusters, their features, the width, what is tied."""
+        """Bounds of the clusters, their features, the width, the dropout, what is tied."""
         cut = self.clusters
         return (
-            f"bounds={cut.bounds}, features={cut.features}, {self.width}, tie={self.tie}, "
-            f"tie_projections={self.tie_projections}"
+            f"bounds={cut.bounds}, features={cut.features}, {self.width}, dropout={self.dropout}, "
+            f"tie={self.tie}, tie_projections={self.tie_projections}"
         )
 
 
@@ -334,6 +349,17 @@ def make_projections(cut: Clusters, width: int, made: dict[str, Any]) -> list[Te
     return [torch.empty(e, width, **made) for e in cut.features] if cut.projected else []
 
 
-def reset_rows(rows: Tensor) -> None:
-    """Draw rows of variance 1 / e."""
-    nn.init.normal_(rows, std=rows.shape[1] ** -0.5)
+def reset_rows(rows: Tensor, init_range: float | None) -> None:
+    """Draw rows of variance 1 / e, or from U(-init_range, init_range)."""
+    if init_range is None:
+        nn.init.normal_(rows, std=rows.shape[1] ** -0.5)
+    else:
+        nn.init.uniform_(rows, -init_range, init_range)
+
+
+def check_options(dropout: float, init_range: float | None) -> tuple[float, float | None]:
+    """Both, if they are possible. Raises ValueError naming the one that is not."""
+    check_probabilities(dropout=dropout)
+    if init_range is not None and not 0 < init_range < math.inf:
+        raise ValueError(f"init_range must be positive and finite, or None, got {init_range}")
+    return dropout, init_range

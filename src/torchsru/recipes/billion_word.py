@@ -3,6 +3,7 @@
 Data     name the unpacked folder: torchsru train billion-word-srupp-base --data FOLDER
 """
 
+import math
 from dataclasses import replace
 
 from torchsru.recipes.enwik8 import enwik8_srupp_base
@@ -25,6 +26,7 @@ def billion_word_srupp_base() -> LanguageModelRecipe:
             memory=64,
             dropout=0.05,
             attention_dropout=0.0,
+            init_range=math.sqrt(3 / 4096),
         ),
         data=replace(
             recipe.data,
@@ -40,9 +42,15 @@ def billion_word_srupp_base() -> LanguageModelRecipe:
 
 def billion_word_srupp_large() -> LanguageModelRecipe:
     """SRU++, 10 layers of 7616, attention in every fifth: 465M. Published: perplexity 23.5."""
-    recipe = billion_word_srupp_base()
+    recipe, width = billion_word_srupp_base(), 7616
     return replace(
         recipe,
-        model=replace(recipe.model, width=7616, attention_every=5, dropout=0.1),
+        model=replace(
+            recipe.model,
+            width=width,
+            attention_every=5,
+            dropout=0.1,
+            init_range=math.sqrt(3 / width),
+        ),
         data=replace(recipe.data, batch=8 * 192),
     )

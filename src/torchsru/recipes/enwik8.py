@@ -15,6 +15,7 @@ from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.train.config import Training
 
 SYMBOLS = 205
+INIT_RANGE = math.sqrt(3 / SYMBOLS)  # of both scripts; Transformer-XL's own is none of this kind
 TRAIN_BYTES = 90_000_000
 
 
@@ -30,7 +31,12 @@ def enwik8_sru() -> LanguageModelRecipe:
     return LanguageModelRecipe(
         model=dropping(
             LanguageModelConfig(
-                rnn="sru", width=width, layers=10, embedding=SYMBOLS, highway_bias=-3.0
+                rnn="sru",
+                width=width,
+                layers=10,
+                embedding=SYMBOLS,
+                highway_bias=-3.0,
+                init_range=INIT_RANGE,
             ),
             0.2,
         ),
@@ -91,6 +97,7 @@ def enwik8_srupp_base() -> LanguageModelRecipe:
             memory=1024,
             dropout=0.22,
             attention_dropout=0.22,
+            init_range=INIT_RANGE,
         ),
         data=TextData(
             source="enwik8",

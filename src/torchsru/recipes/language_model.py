@@ -4,6 +4,7 @@ RUN/vocabulary.json  what the model's symbols stand for
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -85,13 +86,13 @@ class LanguageModelRecipe(Recipe):
     def debug(self) -> "LanguageModelRecipe":
         """The same layers, optimiser and schedule: a small model, few steps, bytes, on the sources
         of the Python that runs."""
-        model, training = self.model, self.training
+        model, training, width = self.model, self.training, 32
         attends = model.rnn in ("srupp", "transformer-xl")
         return replace(
             self,
             model=replace(
                 model,
-                width=32,
+                width=width,
                 layers=2,
                 embedding=min(model.embedding, 16),
                 cutoffs=(32, 96) if model.cutoffs else (),
@@ -107,6 +108,8 @@ class LanguageModelRecipe(Recipe):
                 embedding_dropout=smaller(model.embedding_dropout),
                 state_dropout=min(model.state_dropout, 0.1),
                 input_dropout=min(model.input_dropout, 0.1),
+                adaptive_dropout=min(model.adaptive_dropout, 0.1),
+                init_range=None if model.init_range is None else math.sqrt(3 / width),
             ),
             data=replace(
                 self.data,

@@ -3,6 +3,8 @@
 Data     name the unpacked folder: torchsru train ptb-sru --data simple-examples/data
 """
 
+import math
+
 from torchsru.data import TextData
 from torchsru.models import LanguageModelConfig
 from torchsru.recipes.language_model import LanguageModelRecipe
@@ -29,6 +31,7 @@ def ptb_sru() -> LanguageModelRecipe:
             output_dropout=0.7,
             state_dropout=0.2,
             input_dropout=0.2,
+            init_range=math.sqrt(3 / 910),
         ),
         data=TextData(source="ptb", batch=batch, unroll=unroll, eval_unroll=unroll, eval_batch=1),
         training=Training(

@@ -3,6 +3,7 @@
 Data     name the unpacked folder: torchsru train wikitext-103-srupp-base --data wikitext-103
 """
 
+import math
 from dataclasses import replace
 
 from torchsru.recipes.enwik8 import enwik8_srupp_base
@@ -22,6 +23,8 @@ def wikitext103_srupp_base() -> LanguageModelRecipe:
             memory=768,
             dropout=0.15,
             attention_dropout=0.15,
+            adaptive_dropout=0.15,
+            init_range=math.sqrt(3 / 3072),
         ),
         data=replace(
             recipe.data,
@@ -46,6 +49,8 @@ def wikitext103_srupp_large() -> LanguageModelRecipe:
             memory=1024,
             dropout=0.2,
             attention_dropout=0.2,
+            adaptive_dropout=0.2,
+            init_range=math.sqrt(3 / 4096),
         ),
         data=replace(recipe.data, unroll=1024, eval_unroll=1024),
     )
