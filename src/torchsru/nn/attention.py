@@ -9,6 +9,13 @@ Computes   z = W1 x;  q = z,  [k; v] = W2 z;  o = softmax(q k^T / sqrt(P / H)) v
 Kernels    torch.nn.functional.scaled_dot_product_attention picks one for the shape: with no memory,
            padding, documents or band the mask is implied (is_causal), else it is a bool tensor
            [rows, 1, L, K]; flash attention knows no such tensor and no head above 256
+Why dense  how much of a row's memory is filled is data, which a mask alone can tell without waiting
+           for it. Of a full memory torch.nn.attention.bias.causal_lower_right tells as much, but
+           neither torch.compile(fullgraph=True) nor torch.export can make one (PyTorch 2.13), and
+           on the CPU it becomes this tensor
+Documents  in T steps take time and memory of T^2. varlen_attn takes their bounds, on a GPU, in half
+           types and without dropout of the weights; nested tensors are not causal on the CPU, and
+           wait for the data; flex_attention has no dropout, and no backward pass on the CPU
 Memory     slots stand right-aligned, oldest first; those still empty hold zeros, and a count per
            row [1, R] says how many are not: shapes stay, and a row of zeros is a row started anew
 Check      tests/nn/test_srupp.py
