@@ -1,12 +1,9 @@
 """Sentence classification as a task: cross entropy, and accuracy on held-out sentences.
 
-Batches    of sentences of alike lengths: a pass shuffles the sentences, sorts each POOL batches of
-           them by length, cuts them up, and shuffles the batches; those left over at a pass's end
-           come in the next one. A pure function of the step
+Batches    of sentences of alike lengths; see torchsru.train.passes
 Check      tests/train/test_classification.py
 """
 
-import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,9 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from torchsru.data.texts import DataError
-
-POOL = 16
+from torchsru.train.passes import Passes
 
 
 class Sentences(NamedTuple):
@@ -70,33 +65,14 @@ class Classification:
         eval_batch: int,
         seed: int,
     ):
-        if len(train) < batch:
-            raise DataError(
-                f"data.batch must be {len(train)} at most, the sentences to train on, got {batch}"
-            )
         self.train, self.heldout, self.content = train, heldout, content
-        self.batch_size, self.eval_batch, self.seed = batch, eval_batch, seed
-        self.steps_per_pass = len(train) // batch
-        self._pass: tuple[int, list[list[int]]] | None = None
+        self.eval_batch = eval_batch
+        self.passes = Passes([len(s.ids) for s in train], batch, seed, "sentence")
+        self.steps_per_pass = self.passes.steps
 
     def batch(self, step: int) -> Sentences:
         """The step-th B sentences."""
-        passed, at = divmod(step, self.steps_per_pass)
-        if self._pass is None or self._pass[0] != passed:
-            self._pass = passed, self._cut(passed)
-        return batch_of([self.train[i] for i in self._pass[1][at]])
-
-    def _cut(self, passed: int) -> list[list[int]]:
-        """The batches of a pass, as places in `train`."""
-        draw = random.Random(f"{self.seed}/{passed}")
-        B = self.batch_size
-        order = draw.sample(range(len(self.train)), self.steps_per_pass * B)
-        batches = []
-        for start in range(0, len(order), POOL * B):
-            pool = sorted(order[start : start + POOL * B], key=lambda i: len(self.train[i].ids))
-            batches += [pool[at : at + B] for at in range(0, len(pool), B)]
-        draw.shuffle(batches)
-        return batches
+        return batch_of([self.train[i] for i in self.passes.batch(step)])
 
     def split(self, batch: Sentences, parts: int) -> list[Sentences]:
         """The sentences in `parts` groups."""
