@@ -77,6 +77,20 @@ def adam(start, gradients, decoupled):
     return torch.stack(path)
 
 
+def test_adamax_divides_by_the_largest_gradient():
+    """Kingma and Ba 2015, algorithm 2; the decay is added to the gradient."""
+    start, gradients, path = run("adamax")
+    w, m, u, expected = start.clone(), 0.0, torch.zeros_like(start), []
+    for t, g in enumerate(gradients, start=1):
+        g = g + DECAY * w
+        m, u = BETAS[0] * m + (1 - BETAS[0]) * g, torch.maximum(BETAS[1] * u, g.abs())
+        w = w - LR / (1 - BETAS[0] ** t) * m / u
+        expected.append(w)
+    torch.testing.assert_close(path, torch.stack(expected))
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(path, adam(start, gradients, decoupled=False))
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
 def test_adam_and_sgd_couple_the_decay_and_adamw_does_not(kind, fused):
@@ -95,7 +109,13 @@ def test_adam_and_sgd_couple_the_decay_and_adamw_does_not(kind, fused):
 
 def test_fused_is_what_is_asked_for():
     model = torch.nn.Linear(2, 2)
-    for kind, fused in (("adam", True), ("adamw", True), ("sgd", True), ("radam", None)):
+    for kind, fused in (
+        ("adam", True),
+        ("adamw", True),
+        ("sgd", True),
+        ("radam", None),
+        ("adamax", None),
+    ):
         made = make_optimizer(Training(steps=1, optimizer=kind), model)
         assert made.defaults.get("fused") == fused
         made = make_optimizer(Training(steps=1, optimizer=kind, fused=False), model)

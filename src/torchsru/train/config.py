@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Schedule = Literal["cosine", "linear", "constant", "exponential", "noam", "srupp"]
-Optimizer = Literal["adamw", "adam", "radam", "sgd"]
+Optimizer = Literal["adamw", "adam", "radam", "adamax", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Strategy = Literal["auto", "ddp", "fsdp"]
@@ -37,14 +37,15 @@ class Training:
     decay_to: float = 0.01
     """Where "exponential" ends, in units of `lr`."""
     optimizer: Optimizer = "adamw"
-    """"adamw" and "radam" decouple the weight decay; "adam" and "sgd" (no momentum) add it to the
-    gradient."""
+    """"adamw" and "radam" decouple the weight decay; "adam", "adamax" and "sgd" (no momentum) add
+    it to the gradient."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the averages of the gradient and of its square; not of "sgd"."""
     weight_decay: float = 0.0
     """Weight decay of every parameter; decoupled: times the learning rate, a step."""
     fused: bool = True
-    """One kernel updates all parameters, where the optimiser has one ("radam" has none)."""
+    """One kernel updates all parameters, where the optimiser has one ("radam" and "adamax" have
+    none)."""
     clip: float | None = 1.0
     """Largest norm of the gradient; None: not clipped."""
     skip_nonfinite: int = 0

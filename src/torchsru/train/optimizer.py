@@ -26,6 +26,8 @@ def make_optimizer(training: Training, model: nn.Module) -> torch.optim.Optimize
             return torch.optim.RAdam(
                 groups, betas=training.betas, decoupled_weight_decay=True, **shared
             )
+        case "adamax":
+            return torch.optim.Adamax(groups, betas=training.betas, **shared)
         case "sgd":
             return torch.optim.SGD(groups, **shared, **fused)
 
