@@ -3,6 +3,7 @@
 from torchsru.models.classifier import Classifier, ClassifierConfig
 from torchsru.models.generate import Generation, Sampling, generate_text
 from torchsru.models.language_model import LanguageModel, LanguageModelConfig
+from torchsru.models.reader import Reader, ReaderConfig
 
 __all__ = [
     "Classifier",
@@ -10,6 +11,8 @@ __all__ = [
     "Generation",
     "LanguageModel",
     "LanguageModelConfig",
+    "Reader",
+    "ReaderConfig",
     "Sampling",
     "generate_text",
 ]
