@@ -19,6 +19,7 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "data": "check and prepare a data set, and say what it holds",
     "generate": "text from a trained run, as it is drawn",
     "classify": "labels of lines, with probabilities, from a trained run",
+    "answer": "answers to questions on a text, from a trained run",
     "convert": "a checkpoint of the package sru, as a torchsru.SRU",
     "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
     "bench": "check, then time the layer on this machine",

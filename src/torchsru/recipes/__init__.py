@@ -9,6 +9,7 @@ from torchsru.recipes import (
     ptb,
     python_4m,
     python_bytes,
+    reading,
     wikitext103,
 )
 from torchsru.recipes.base import Recipe, from_json, to_json
@@ -33,6 +34,7 @@ NAMED: dict[str, Make] = {
     "ptb-sru": ptb.ptb_sru,
     **python_4m.RECIPES,
     **classification.RECIPES,
+    **reading.RECIPES,
 }
 
 

@@ -3,7 +3,8 @@
 from torchsru.recipes.base import Recipe
 from torchsru.recipes.classification import ClassificationRecipe
 from torchsru.recipes.language_model import LanguageModelRecipe
+from torchsru.recipes.reading import ReadingRecipe
 
 TASKS: dict[str, type[Recipe]] = {
-    kind.task: kind for kind in (LanguageModelRecipe, ClassificationRecipe)
+    kind.task: kind for kind in (LanguageModelRecipe, ClassificationRecipe, ReadingRecipe)
 }
