@@ -112,6 +112,26 @@ def test_the_newest_is_the_largest_step_not_the_last_name(tmp_path):
     assert {*names(tmp_path)} == {*kept, "step-000000007.bak", "notes.txt"}
 
 
+def test_the_mean_of_the_newest_weights(tmp_path):
+    models = []
+    for step in range(1, 5):
+        model, optimizer = make(seed=step)
+        facts = {"step": step}
+        save_checkpoint(tmp_path, model=model, optimizer=optimizer, state=None, facts=facts, kept=3)
+        models.append(model)
+    assert len(names(tmp_path)) == 3
+    for average, used in ((1, models[3:]), (2, models[2:]), (3, models[1:]), (9, models[1:])):
+        model, _ = make()
+        assert load_weights(tmp_path, model, average)["step"] == 4
+        mean = sum(m.weight.double() for m in used) / len(used)
+        torch.testing.assert_close(model.weight, mean.float())
+    file = tmp_path / "step-000000002" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"step-000000002.*is damaged"):
+        load_weights(tmp_path, make()[0], 3)
+    load_weights(tmp_path, make()[0], 2)  # which does not read it
+
+
 @pytest.mark.parametrize("call", ["fsync", "mkdir", "rename", "open"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 def test_a_disk_that_fails_leaves_the_old_one_and_nothing_half_written(

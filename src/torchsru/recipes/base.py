@@ -27,7 +27,7 @@ class Prepared:
 
     task: Task
     make_model: Callable[[], nn.Module]
-    kept: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str | bytes] = field(default_factory=dict)
     """{name: content} of files that the run's folder holds beside the recipe."""
 
 
@@ -82,13 +82,15 @@ class Run:
 
     def load_weights(self, model: nn.Module) -> dict[str, Any]:
         """Put the run's weights into a model, those of the best evaluation where the recipe keeps
-        them, else the newest. Returns what the checkpoint says of the training.
+        them, else the newest, or the mean of so many as the recipe averages. Returns what the
+        checkpoint says of the training.
 
         Raises: RunError if there are none yet, or they are damaged or do not fit.
         """
         best = self.folder / BEST
         keeps = self.recipe.training.keep == "best" and checkpoints(best)
-        facts = load_weights(best if keeps else self.folder / CHECKPOINTS, model)
+        average = 1 if keeps else self.recipe.training.average
+        facts = load_weights(best if keeps else self.folder / CHECKPOINTS, model, average)
         if facts is None:
             raise RunError(f"{self.folder} has saved no weights yet")
         return facts

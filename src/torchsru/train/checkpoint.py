@@ -7,7 +7,7 @@
 Atomic   written beside its place, flushed to disk, then renamed
 Ranks    rank 0 writes; weights and optimiser are whole, whatever the strategy, and the states are
          those of all rows, so that a run may go on with another strategy or number of processes
-Kept     the newest two; older ones go last
+Kept     the newest two, or as many as the run averages; older ones go last
 Safe     tensors and JSON; no pickle, nothing names code
 Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected. Of several
          processes one on each machine computes the sums (`check_newest`)
@@ -65,13 +65,15 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: Any,
     facts: dict[str, Any],
+    kept: int = KEPT,
     ranks: Ranks = ALONE,
 ) -> Path:
-    """Write `folder`/step-N, N = facts["step"]; remove all but it and the one before it.
+    """Write `folder`/step-N, N = facts["step"]; remove all but it and those before it to be kept.
 
     Args:
         state: recurrent state, a pytree of tensors and None; of several ranks, a list of states.
         facts: JSON-ready; position and counters of the loop.
+        kept: how many of the newest are kept; KEPT at least.
         ranks: all of them call this together.
 
     Returns: its path.
@@ -109,7 +111,7 @@ def save_checkpoint(
             write_folder(final, {**files, FACTS: json.dumps(about, indent=1).encode()})
 
         ranks.first(write)
-    ranks.first(lambda: tidy(folder))
+    ranks.first(lambda: tidy(folder, kept))
     return final
 
 
@@ -156,10 +158,10 @@ def find_best(folder: Path, step: int) -> dict[str, Any] | None:
     return read_facts(found[-1]) if found else None
 
 
-def tidy(folder: Path) -> None:
+def tidy(folder: Path, kept: int = KEPT) -> None:
     """Remove what is half written, and all but the newest checkpoints."""
     clean(folder)
-    for old in checkpoints(folder)[:-KEPT]:
+    for old in checkpoints(folder)[: -max(kept, KEPT)]:
         remove_folder(old)
 
 
@@ -209,11 +211,14 @@ def load_checkpoint(folder: Path, *, checked: bool = False) -> Saved | None:
     return of_newest(folder, partial(read_checkpoint, checked=checked))
 
 
-def load_weights(folder: Path, model: nn.Module) -> dict[str, Any] | None:
+def load_weights(folder: Path, model: nn.Module, average: int = 1) -> dict[str, Any] | None:
     """Put the newest weights below `folder` into the model; nothing else is read but the facts.
 
-    Returns: the facts; None if no checkpoint was written yet.
-    Raises: RunError if it is damaged, of another version, or does not fit the model.
+    Args:
+        average: the mean of so many of the newest, or of all if there are fewer.
+
+    Returns: the newest one's facts; None if no checkpoint was written yet.
+    Raises: RunError if one is damaged, of another version, or does not fit the model.
     """
 
     def read(path: Path) -> dict[str, Any]:
@@ -222,7 +227,19 @@ def load_weights(folder: Path, model: nn.Module) -> dict[str, Any] | None:
         put_weights(map_tensors(path / WEIGHTS), model, path)
         return facts
 
-    return of_newest(folder, read)
+    def read_mean(newest: Path) -> dict[str, Any]:
+        facts = read(newest)
+        total = {name: value.double() for name, value in model.state_dict().items()}
+        others = [path for path in checkpoints(folder) if path != newest][1 - average :]
+        for path in others:
+            read(path)
+            for name, value in model.state_dict().items():
+                total[name] += value
+        for name, value in model.state_dict().items():
+            value.copy_(total[name] / (len(others) + 1))
+        return facts
+
+    return of_newest(folder, read_mean if average > 1 else read)
 
 
 def restore(

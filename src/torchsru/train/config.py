@@ -81,6 +81,9 @@ class Training:
     keep: Keep = "last"
     """Weights that the run gives: "last"; or "best", those of the best evaluation, as in papers
     that choose a model on held-out data and judge it on a test set."""
+    average: int = 1
+    """Newest checkpoints whose weights' mean the run gives, with keep "last", as many as there are
+    (Vaswani et al. 2017, section 6.1); so many are kept."""
     log_every: int = 10
     """Optimiser steps per row of the log."""
 
@@ -101,6 +104,8 @@ class Training:
             raise ValueError(f"warmup_steps must lie in [0, steps = {self.steps}], got {warm}")
         if self.keep == "best" and not self.evaluations:
             raise ValueError("evaluations must be positive with keep 'best', got 0")
+        if self.keep == "best" and self.average > 1:
+            raise ValueError(f"average must be 1 with keep 'best', got {self.average}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
         for name, least in (
@@ -111,6 +116,7 @@ class Training:
             ("seed", 0),
             ("evaluations", 0),
             ("checkpoints", 0),
+            ("average", 1),
             ("log_every", 1),
         ):
             if not least <= (value := getattr(self, name)) < 2**63:

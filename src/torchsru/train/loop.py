@@ -116,7 +116,7 @@ def fit(
     training: Training,
     *,
     about: dict[str, Any],
-    kept: Mapping[str, str] | None = None,
+    kept: Mapping[str, str | bytes] | None = None,
     resume: bool = False,
     met: tuple[Fabric, Ranks] | None = None,
 ) -> dict[str, Any]:
@@ -255,6 +255,7 @@ def fit(
                     optimizer=raw_optimizer,
                     state=states,
                     facts=facts,
+                    kept=training.average,
                     ranks=ranks,
                 )
             except RunError as error:
@@ -413,7 +414,7 @@ def check_parts(task: Task, ranks: Ranks, parts: int) -> None:
 
 
 def keep_record(
-    folder: Path, about: dict[str, Any], step: int, kept: Mapping[str, str] | None = None
+    folder: Path, about: dict[str, Any], step: int, kept: Mapping[str, str | bytes] | None = None
 ) -> None:
     """Write RUN/recipe.json, or add to it that the run goes on from `step` with this `about`; and
     the files of `kept` that are not there yet.
