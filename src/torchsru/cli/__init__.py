@@ -20,6 +20,7 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "generate": "text from a trained run, as it is drawn",
     "classify": "labels of lines, with probabilities, from a trained run",
     "answer": "answers to questions on a text, from a trained run",
+    "translate": "translations of lines from a trained run",
     "convert": "a checkpoint of the package sru, as a torchsru.SRU",
     "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
     "bench": "check, then time the layer on this machine",
@@ -29,6 +30,7 @@ TRAIN_EXTRA = {
     *("platformdirs", "rich", "safetensors", "tensorboard"),
 }
 EXTRAS = {**dict.fromkeys(TRAIN_EXTRA, "train"), "datasets": "hub", "tokenizers": "subwords"}
+EXTRAS |= {"sacrebleu": "translate", "sentencepiece": "translate"}
 
 
 class Refused(Exception):

@@ -10,6 +10,7 @@ from torchsru.recipes import (
     python_4m,
     python_bytes,
     reading,
+    translation,
     wikitext103,
 )
 from torchsru.recipes.base import Recipe, from_json, to_json
@@ -35,6 +36,7 @@ NAMED: dict[str, Make] = {
     **python_4m.RECIPES,
     **classification.RECIPES,
     **reading.RECIPES,
+    **translation.RECIPES,
 }
 
 

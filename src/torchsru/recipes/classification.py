@@ -101,8 +101,6 @@ class ClassificationRecipe(Recipe):
             paths: files like the run's own.
             layout: eval_batch to use in place of the run's.
         """
-        if unknown := layout.keys() - {"eval_batch"}:
-            raise ValueError(f"{min(unknown)} is of language models; {run.folder} is none")
         data = replace(self.data, **layout)
         classifier = TextClassifier(run)
         if paths:

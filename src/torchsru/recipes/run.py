@@ -3,11 +3,12 @@
 RUN/recipe.json      name, settings, where it was started; the same of each resumption, in "resumed"
     vocabulary.json  what the model's symbols stand for
     log.jsonl        one row each few steps and each evaluation; tensorboard/ shows the same
-    checkpoints/     the newest two states of weights and training
+    checkpoints/     the newest states of weights and training, two at least
     result.json      numbers of a finished run, with machine, versions and commit
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -124,4 +125,9 @@ def evaluate_run(
     Returns: the task's numbers, how many units they are a mean of, and the seconds it took.
     Raises: RunError, DataError; ValueError naming a field of the layout.
     """
+    known = {field.name for field in fields(run.recipe.data)}
+    for name in layout or {}:
+        if name not in known:
+            owner = "translators" if name == "eval_beam" else "language models"
+            raise ValueError(f"{name} is of {owner}; {run.folder} holds none")
     return run.recipe.evaluate(run, paths=paths, split=split, layout=layout or {})

@@ -4,7 +4,7 @@ from torchsru.recipes.base import Recipe
 from torchsru.recipes.classification import ClassificationRecipe
 from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.recipes.reading import ReadingRecipe
+from torchsru.recipes.translation import TranslationRecipe
 
-TASKS: dict[str, type[Recipe]] = {
-    kind.task: kind for kind in (LanguageModelRecipe, ClassificationRecipe, ReadingRecipe)
-}
+KINDS = (LanguageModelRecipe, ClassificationRecipe, ReadingRecipe, TranslationRecipe)
+TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in KINDS}
