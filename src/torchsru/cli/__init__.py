@@ -21,6 +21,7 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "classify": "labels of lines, with probabilities, from a trained run",
     "answer": "answers to questions on a text, from a trained run",
     "translate": "translations of lines from a trained run",
+    "transcribe": "what is said in sound files, or live, by a trained run",
     "convert": "a checkpoint of the package sru, as a torchsru.SRU",
     "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
     "bench": "check, then time the layer on this machine",
@@ -29,8 +30,12 @@ TRAIN_EXTRA = {
     *("filelock", "jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy"),
     *("platformdirs", "rich", "safetensors", "tensorboard"),
 }
-EXTRAS = {**dict.fromkeys(TRAIN_EXTRA, "train"), "datasets": "hub", "tokenizers": "subwords"}
-EXTRAS |= {"sacrebleu": "translate", "sentencepiece": "translate"}
+EXTRAS = {
+    **dict.fromkeys(TRAIN_EXTRA, "train"),
+    **dict.fromkeys(("rapidfuzz", "soundfile", "soxr"), "speech"),
+    **dict.fromkeys(("sacrebleu", "sentencepiece"), "translate"),
+    **{"datasets": "hub", "tokenizers": "subwords"},
+}
 
 
 class Refused(Exception):

@@ -5,6 +5,7 @@ from torchsru.models.classifier import Classifier, ClassifierConfig
 from torchsru.models.generate import Generation, Sampling, generate_text
 from torchsru.models.language_model import LanguageModel, LanguageModelConfig
 from torchsru.models.reader import Reader, ReaderConfig
+from torchsru.models.recognizer import Recognizer, RecognizerConfig
 from torchsru.models.translator import Translator, TranslatorConfig
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "LanguageModelConfig",
     "Reader",
     "ReaderConfig",
+    "Recognizer",
+    "RecognizerConfig",
     "Sampling",
     "Search",
     "Translator",

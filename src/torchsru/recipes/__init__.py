@@ -10,6 +10,7 @@ from torchsru.recipes import (
     python_4m,
     python_bytes,
     reading,
+    recognition,
     translation,
     wikitext103,
 )
@@ -37,6 +38,7 @@ NAMED: dict[str, Make] = {
     **classification.RECIPES,
     **reading.RECIPES,
     **translation.RECIPES,
+    **recognition.RECIPES,
 }
 
 

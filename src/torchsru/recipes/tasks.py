@@ -4,7 +4,14 @@ from torchsru.recipes.base import Recipe
 from torchsru.recipes.classification import ClassificationRecipe
 from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.recipes.reading import ReadingRecipe
+from torchsru.recipes.recognition import RecognitionRecipe
 from torchsru.recipes.translation import TranslationRecipe
 
-KINDS = (LanguageModelRecipe, ClassificationRecipe, ReadingRecipe, TranslationRecipe)
+KINDS = (
+    LanguageModelRecipe,
+    ClassificationRecipe,
+    ReadingRecipe,
+    TranslationRecipe,
+    RecognitionRecipe,
+)
 TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in KINDS}
