@@ -22,6 +22,7 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "answer": "answers to questions on a text, from a trained run",
     "translate": "translations of lines from a trained run",
     "transcribe": "what is said in sound files, or live, by a trained run",
+    "denoise": "speech without its noise, of a sound file or live, by a trained run",
     "convert": "a checkpoint of the package sru, as a torchsru.SRU",
     "demo": "SRU and nn.LSTM trained side by side: a table, curves, a sample",
     "bench": "check, then time the layer on this machine",

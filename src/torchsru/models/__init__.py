@@ -2,6 +2,7 @@
 
 from torchsru.models.beam import Hypothesis, Search, beam_search
 from torchsru.models.classifier import Classifier, ClassifierConfig
+from torchsru.models.denoiser import Denoiser, DenoiserConfig
 from torchsru.models.generate import Generation, Sampling, generate_text
 from torchsru.models.language_model import LanguageModel, LanguageModelConfig
 from torchsru.models.reader import Reader, ReaderConfig
@@ -11,6 +12,8 @@ from torchsru.models.translator import Translator, TranslatorConfig
 __all__ = [
     "Classifier",
     "ClassifierConfig",
+    "Denoiser",
+    "DenoiserConfig",
     "Generation",
     "Hypothesis",
     "LanguageModel",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torchsru.recipes import (
     billion_word,
     classification,
+    denoising,
     enwik8,
     ptb,
     python_4m,
@@ -39,6 +40,7 @@ NAMED: dict[str, Make] = {
     **reading.RECIPES,
     **translation.RECIPES,
     **recognition.RECIPES,
+    **denoising.RECIPES,
 }
 
 

@@ -2,6 +2,7 @@
 
 from torchsru.recipes.base import Recipe
 from torchsru.recipes.classification import ClassificationRecipe
+from torchsru.recipes.denoising import DenoisingRecipe
 from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.recipes.reading import ReadingRecipe
 from torchsru.recipes.recognition import RecognitionRecipe
@@ -13,5 +14,6 @@ KINDS = (
     ReadingRecipe,
     TranslationRecipe,
     RecognitionRecipe,
+    DenoisingRecipe,
 )
 TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in KINDS}
