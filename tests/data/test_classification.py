@@ -43,6 +43,8 @@ def test_published_lines_are_read_as_they_were_written(tmp_path):
         ("0", f"caf\xe9 {NEL} noir"),
         ("1", "plain"),
     ]
+    tabbed = read_lines(write(tmp_path / "c", "good\ta fine film\n"))
+    assert pairs(tabbed) == [("good", "a fine film")]
     utf8 = "\ufeff0 caf\xe9\n1 plain"  # a byte order mark, and no line end
     assert pairs(read_lines(write(tmp_path / "b", utf8))) == [("0", "caf\xe9"), ("1", "plain")]
 
@@ -84,6 +86,7 @@ def test_tables_of_every_form_hold_the_same(tmp_path):
         ("a.jsonl", '{"label": 0, "text": "a"}\n{"label": 0,', "line 2 is no JSON"),
         ("a.jsonl", "[1]\n", "line 1 must be a JSON object"),
         ("a.jsonl", '{"label": null, "text": "a"}\n', "line 1: column 'label' is empty"),
+        ("a.csv", "label,text\n", "holds no rows"),
         ("a.txt", "0,a\n", r"must end in \.csv, \.tsv or \.jsonl"),
     ],
 )
@@ -151,13 +154,19 @@ def test_phrases_are_trained_on_and_nothing_else(tmp_path, small_sets):
     assert phrases.content != plain.content
 
 
+def test_lines_of_a_label_alone_count_but_are_left_out(tmp_path, small_sets):
+    """The published CR has four of them; in one's own file they are an error."""
+    file = write(tmp_path / "custrev.all", lines(35) + "0  \n1 \n")
+    assert sum(map(len, load(file, "cr").sides.values())) == 35
+    with pytest.raises(DataError, match="line 36 has a label, '0', and no sentence"):
+        load(file)
+
+
 def test_wrong_and_missing_files_are_named(tmp_path, small_sets):
     with pytest.raises(DataError, match=r"rt-polarity\.all' does not exist; mr consists of"):
         load(tmp_path, "mr")
     write(tmp_path / "rt-polarity.all", lines(105))
-    with pytest.raises(
-        DataError, match="is not mr as published: expected 106 sentences, found 105"
-    ):
+    with pytest.raises(DataError, match="is not mr as published: expected 106 lines, found 105"):
         load(tmp_path, "mr")
     write(tmp_path / "rt-polarity.all", lines(106, "012"))
     with pytest.raises(DataError, match=r"line 3: label must be one of mr's, 0, 1, got '2'"):

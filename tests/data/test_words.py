@@ -21,6 +21,8 @@ def own_cache(tmp_path, monkeypatch):
         ("they 've n't seen U.S. cars .", "they 've n't seen U.S . cars ."),
         ("-LRB- 3.5 % -RRB- \x85 na\xefve", "-LRB- 3.5 % -RRB- \x85 na\xefve"),
         ("don't!", "do n't !"),
+        ("so ... bad -- `` quoted '' 1\\/2", "so ... bad -- `` quoted '' 1\\/2"),
+        ("it\u2019s", "it 's"),
     ],
 )
 def test_tokens(text, expected):
@@ -72,6 +74,8 @@ def test_every_published_form_is_read(tmp_path, content):
         (as_text(header=True)[:20], "is truncated: 1 vectors of 3|must hold"),
         (as_binary([*WORDS[:2], "york"])[:-5], "is truncated in entry 3"),
         (b"3 0\n", "line 1 states vectors of length 0"),
+        (b"0 3\n", "holds no vectors"),
+        (b"1 1\na \x00\x00\xc0\x7f", "entry 1 holds numbers that are not finite"),
     ],
 )
 def test_bad_files_are_named(tmp_path, content, told):
@@ -79,6 +83,12 @@ def test_bad_files_are_named(tmp_path, content, told):
     file.write_bytes(content)
     with pytest.raises(DataError, match=told):
         load_vectors(str(file))
+
+
+def test_a_word_may_hold_any_character_but_a_line_end(tmp_path):
+    file = tmp_path / "vectors"
+    file.write_bytes("a\rb 1 2\nc\x85 3 4\n".encode())
+    assert load_vectors(str(file)).find(["a\rb", "c\x85"]).tolist() == [[1, 2], [3, 4]]
 
 
 def test_missing_vectors_are_named(tmp_path):

@@ -121,9 +121,17 @@ def test_vectors_that_are_gone_are_told_of_once(tmp_path, reviews, vectors, caps
     assert capsys.readouterr().err.count("get random vectors") == 1
 
 
+def test_other_vectors_than_the_runs_are_not_taken_for_them(tmp_path, reviews, vectors, capsys):
+    train(*make("sru", reviews, vectors=str(vectors)), tmp_path / "run")
+    vectors.write_text("splendid 1 2 3\n")
+    TextClassifier(open_run(tmp_path / "run")).log_probabilities(["it is splendid"])
+    assert "holds other vectors than the run was made with" in capsys.readouterr().err
+
+
 def test_the_command_from_training_to_labels(tmp_path, reviews, capsys, monkeypatch):
     run = str(tmp_path / "run")
-    assert main(["train", "classify-sru_debug", "--data", str(reviews), "--out", run]) == 0
+    options = ["--data", str(reviews), "--out", run, "--training.epochs", "20"]
+    assert main(["train", "classify-sru_debug", *options]) == 0
     assert "torchsru classify" in capsys.readouterr().out
     assert main(["eval", run, "--split", "test"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] >= 0.85

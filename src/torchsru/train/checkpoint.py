@@ -19,7 +19,7 @@ Check    tests/train/test_checkpoint.py
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,12 +116,19 @@ def save_checkpoint(
 
 
 def save_best(
-    folder: Path, *, model: nn.Module, facts: dict[str, Any], ranks: Ranks = ALONE
+    folder: Path,
+    *,
+    model: nn.Module,
+    facts: dict[str, Any],
+    resumable: Sequence[int] = (),
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Write the weights alone to `folder`/step-N; remove all but it and the one before it.
+    """Write the weights alone to `folder`/step-N; remove all but it and what a run that goes on
+    from an older step needs: the best up to then.
 
     Args:
         facts: JSON-ready; "step", and "numbers", those of the evaluation.
+        resumable: steps that the run may go on from, those of its checkpoints.
         ranks: all of them call this together.
 
     Raises: RunError if it can't be written.
@@ -139,7 +146,12 @@ def save_best(
         files = {WEIGHTS: content, FACTS: json.dumps(about, indent=1).encode()}
         remove_folder(final := folder / name_of(facts["step"]))  # of a run that was resumed before
         write_folder(final, files)
-        tidy(folder)
+        clean(folder)
+        found = checkpoints(folder)
+        needed = [[p for p in found if step_of(p) <= step][-1:] for step in resumable]
+        for path in found:
+            if path != final and [path] not in needed:
+                remove_folder(path)
 
     ranks.first(write)
 

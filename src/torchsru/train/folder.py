@@ -22,7 +22,7 @@ LOCK = ".lock"
 RECIPE = "recipe.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
-BEST = "best"  # with Training.keep "best": the weights of the best evaluation, and the one before
+BEST = "best"  # with Training.keep "best": the weights of the best evaluations
 
 
 class RunError(RuntimeError):

@@ -40,6 +40,7 @@ from torchsru.train.checkpoint import (
     restore,
     save_best,
     save_checkpoint,
+    step_of,
 )
 from torchsru.train.config import Training
 from torchsru.train.folder import (
@@ -201,7 +202,7 @@ def fit(
 
     with ExitStack() as stack:
         stack.enter_context(ranks.naming_lost())
-        if ranks.size > 1:
+        if ranks.size * parts > 1:
             check_parts(task, ranks, parts)
         ranks.first(lambda: stack.enter_context(hold(folder)))
         if resume:
@@ -276,7 +277,8 @@ def fit(
             to_evaluate = False
             if training.keep == "best" and ranks.share(is_better(task, found, best)):
                 best = {"step": at.step, "content": task.content, "numbers": found}
-                save_best(folder / BEST, model=raw_model, facts=best, ranks=ranks)
+                steps = [step_of(path) for path in checkpoints(folder / CHECKPOINTS)]
+                save_best(folder / BEST, model=raw_model, facts=best, resumable=steps, ranks=ranks)
             if log:  # last: what it holds is not done again
                 log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
             live.evaluated(at.step, at.seconds, found)
@@ -366,7 +368,7 @@ def fit(
             found = {**best["numbers"], "best_step": best["step"]}
         result = {
             **found,
-            "parameters": sum(p.numel() for p in parameters),
+            "parameters": sum(p.numel() for p in parameters if p.requires_grad),
             "steps": at.step,
             "skipped_steps": at.skipped,
             "seconds": at.seconds,
@@ -417,7 +419,7 @@ def keep_record(
     folder: Path, about: dict[str, Any], step: int, kept: Mapping[str, str | bytes] | None = None
 ) -> None:
     """Write RUN/recipe.json, or add to it that the run goes on from `step` with this `about`; and
-    the files of `kept` that are not there yet.
+    the files of `kept`; once training has begun, those that are not there yet.
 
     The result of a run that goes on is no result any more: it moves into the record.
     """
@@ -431,7 +433,7 @@ def keep_record(
         about = record
     write_file(file, json.dumps(about, indent=1) + "\n")
     for name, content in (kept or {}).items():
-        if not (folder / name).exists():
+        if not step or not (folder / name).exists():
             write_file(folder / name, content)
     with naming(result):
         result.unlink(missing_ok=True)
