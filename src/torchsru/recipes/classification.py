@@ -299,7 +299,7 @@ def _make(model: ClassifierConfig) -> ClassificationRecipe:
         model=model,
         data=ClassificationData(),
         training=Training(
-            lr=1e-3, epochs=20, keep="best", evaluations=20, checkpoints=4, precision="float32"
+            lr=4e-3, epochs=20, keep="best", evaluations=20, checkpoints=4, precision="float32"
         ),
     )
 
