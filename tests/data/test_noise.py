@@ -5,7 +5,7 @@ import torch
 from tests.sounds import RATE, tone, write, write_digits
 
 from torchsru.data import DataError
-from torchsru.data.noise import DenoisingData, load_mixtures, make_noise
+from torchsru.data.noise import DenoisingData, load_mixtures, make_noise, part_of
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,11 @@ def test_files_of_ones_own(tmp_path):
         "seconds": 0.25,
     }
     mixtures = load(tmp_path / "speech", **fields)
-    assert [len(m) for m in (mixtures.train(0), mixtures.valid, mixtures.test)] == [10, 1, 1]
+    assert [len(m) for m in (mixtures.train(0), mixtures.valid, mixtures.test)] == [10, 12, 12]
+    held = [load(tmp_path / "speech", **fields, heldout=n).test for n in (1, 5)]
+    assert [len(m) for m in held] == [1, 5]
+    grid = {(m.noise, m.snr_db) for m in mixtures.test}
+    assert len(grid) == 8  # each level with each noise
     for mixture in (*mixtures.train(0), *mixtures.valid, *mixtures.test):
         pair = mixture.read()
         assert len(pair.clean) == mixture.size == 2000
@@ -111,11 +115,42 @@ def test_files_of_ones_own(tmp_path):
     with pytest.raises(DataError, match=r"none\.wav' holds no samples"):
         load(tmp_path / "speech", **fields)
     write(tmp_path / "noise" / "none.wav", torch.zeros(9))
-    with pytest.raises(DataError, match="the noise of a mixture is silent"):
-        for mixture in load(tmp_path / "speech", **(fields | {"noises": ("file",)})).train(0):
-            mixture.read()
+    with pytest.raises(DataError, match=r"none\.wav' is silent"):
+        load(tmp_path / "speech", **fields)
     with pytest.raises(DataError, match="must hold 4 files of speech at least, got 2"):
         load(tmp_path / "noise", source="files")
+
+
+def test_silent_stretches_are_passed_over(tmp_path):
+    """Nine tenths of each recording are digital silence."""
+    for i in range(8):
+        silence = torch.zeros(3600)
+        write(tmp_path / "speech" / f"{i}.wav", torch.cat([silence, tone(300, 0.1), silence]))
+    write(tmp_path / "hum.wav", torch.cat([torch.zeros(7200), tone(50, 0.1)]))
+    fields = {
+        "source": "files",
+        "noises": ("file", "speakers"),
+        "noise_paths": (str(tmp_path / "hum.wav"),),
+        "seconds": 0.1,
+    }
+    mixtures = load(tmp_path / "speech", **fields)
+    for mixture in (*mixtures.train(0), *mixtures.train(1), *mixtures.test):
+        pair = mixture.read()
+        assert len(pair.clean) == mixture.size == 800
+        assert level(pair) == pytest.approx(mixture.snr_db, abs=0.1)
+    write(tmp_path / "speech" / "8.wav", torch.zeros(4000))
+    with pytest.raises(DataError, match=r"8\.wav' is silent"):
+        load(tmp_path / "speech", **fields)
+
+
+def test_the_nearest_sound_behind_a_silence_is_taken():
+    samples = torch.zeros(100)
+    samples[20], samples[70] = 0.2, 0.7
+    for start, held, begins in ((15, 0.2, 15), (30, 0.7, 65), (80, 0.7, 65), (0, 0.2, 15)):
+        part = part_of(samples, 10, start)
+        assert torch.equal(part, samples[begins : begins + 10])
+        assert part.max().item() == pytest.approx(held)
+    assert part_of(torch.zeros(100), 10, 3).tolist() == [0.0] * 10
 
 
 def test_one_speaker_has_no_competitor(tmp_path):
@@ -134,6 +169,8 @@ def test_one_speaker_has_no_competitor(tmp_path):
         ({"noises": ()}, "noises must be some of"),
         ({"noises": ("file",)}, "noise_paths must name files if, and only if"),
         ({"noise_paths": ("a",)}, "noise_paths must name files if, and only if"),
+        ({"snr_db": (5.0,)}, "snr_db must be the lowest, then the highest"),
+        ({"digits": ()}, "digits must be two numbers"),
         ({"snr_db": (5.0, 0.0)}, "snr_db must be the lowest, then the highest"),
         ({"eval_snr_db": ()}, r"eval_snr_db must lie in \[-100, 100\], one at least"),
         ({"digits": (2, 1)}, "digits must be two numbers"),

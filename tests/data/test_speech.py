@@ -5,7 +5,15 @@ import torch
 from tests.sounds import RATE, spoken, tone, write, write_digits
 
 from torchsru.data import DataError
-from torchsru.data.speech import Alphabet, SpeechData, load_speech, sped, sped_size, string_together
+from torchsru.data.speech import (
+    DIGITS,
+    Alphabet,
+    SpeechData,
+    load_speech,
+    sped,
+    sped_size,
+    string_together,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +134,18 @@ def test_speech_commands(commands):
     (commands / "testing_list.txt").write_text("yes/2_nohash_0.wav\nyes/9_nohash_0.wav\n")
     with pytest.raises(DataError, match=r"testing_list\.txt' line 2: no file 'yes/9_nohash_0\.wav"):
         load(commands, "speech-commands")
-    (commands / "testing_list.txt").unlink()
+    list_file = commands / "testing_list.txt"
+    list_file.write_text("yes/2_nohash_0.wav\n\n \n")
+    assert len(load(commands, "speech-commands").test) == 1
+    for line in ("./yes/3_nohash_0.wav", "yes//3_nohash_0.wav", "_background_noise_/hum.wav", "no"):
+        list_file.write_text(line + "\n")
+        with pytest.raises(DataError, match=r"testing_list\.txt' line 1: no file"):
+            load(commands, "speech-commands")
+    for line in ("yes/2_nohash_0.wav", "yes/1_nohash_0.wav"):  # here, and in the other list
+        list_file.write_text(f"yes/2_nohash_0.wav\n{line}\n")
+        with pytest.raises(DataError, match=r"testing_list\.txt' line 2: .* is listed before"):
+            load(commands, "speech-commands")
+    list_file.unlink()
     with pytest.raises(DataError, match=r"cannot read data file .*testing_list\.txt"):
         load(commands, "speech-commands")
 
@@ -185,6 +204,18 @@ def test_tables_of_ones_own(tmp_path):
         load(table, "table")
 
 
+@pytest.mark.parametrize(("most", "blank"), [(1, set()), (3, {" "})])
+def test_every_digit_may_be_said_though_a_pass_lacks_some(digits, most, blank):
+    speech = load(digits, sequences=2, digits=(1, most))
+    assert len({w for u in speech.train(0) for w in u.text.split()}) < 10
+    assert set(Alphabet.of(speech.said, "words").symbols) == set(DIGITS)
+    letters = Alphabet.of(speech.said, "characters")
+    assert set(letters.symbols) == set("".join(DIGITS)) | blank
+    for passed in range(30):
+        for u in speech.train(passed):
+            letters.encode(u.text)
+
+
 def test_alphabets():
     letters = Alphabet.of(["one", "two"], "characters")
     assert letters.symbols == tuple("enotw") and letters.size == 6
@@ -202,6 +233,8 @@ def test_alphabets():
         ({"source": "timit"}, "source must be one of fsdd"),
         ({"digits": (3, 2)}, r"digits must be two numbers, the first not above the second"),
         ({"pause_s": (-1.0, 2.0)}, r"pause_s must be two numbers.* got \(-1.0, 2.0\)"),
+        ({"digits": ()}, r"digits must be two numbers.* got \(\)"),
+        ({"level_db": (-9.0,)}, r"level_db must be two numbers.* got \(-9.0,\)"),
         ({"noise_db": 3.0}, r"noise_db must lie in \[-200, 0\], got 3.0"),
         ({"speeds": ()}, r"speeds must lie in \[0.1, 10\], one at least, got \(\)"),
         ({"beam": 0}, "beam must be at least 1, got 0"),

@@ -33,7 +33,7 @@ def utterances(count, seed=0):
 
 
 def make_task(count=43, batch=8, seed=0):
-    speech = Speech(lambda passed: utterances(count, passed), utterances(9, 99), [], "x")
+    speech = Speech(lambda passed: utterances(count, passed), utterances(9, 99), [], "x", [])
     return Recognition(speech, ALPHABET, batch=batch, eval_batch=4, seed=seed)
 
 

@@ -2,12 +2,13 @@
 
 Samples   float32 [N] of one channel, full scale is 1
 Rates     a file of another rate is refused, or brought to it by the library soxr
+Written   in 16 bits, rounded to the nearest; what is above full scale is cut off there
 Errors    name the file: no sound, no samples, several channels, another rate, not finite
 Check     tests/data/test_audio.py
 """
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -19,6 +20,8 @@ from torchsru.data.cache import is_quiet
 from torchsru.data.texts import DataError, unreadable
 
 T = TypeVar("T")
+QUIET = 1e-8  # a sample that is no larger is silent: a tenth of the smallest one of 24 bits
+UNKNOWN = 1 << 62  # frames of a file that does not state its length: the library's largest number
 
 
 def read_audio(file: Path, rate: int, *, resample: bool = False) -> Tensor:
@@ -68,6 +71,24 @@ def count_samples(file: Path, rate: int, *, resample: bool = False) -> int:
         raise unreadable(file, error) from error
 
 
+def check_audible(file: Path, rate: int, *, resample: bool = False) -> None:
+    """Raise DataError if the whole file is silent; reads as far as its first sound."""
+    try:
+        with (
+            open(file, "rb") as stream,
+            opened(stream, repr(str(file)), rate, resample) as sound,
+        ):
+            if all((abs(block) <= QUIET).all() for block in sound.blocks(1 << 16)):
+                raise DataError(f"{str(file)!r} is silent")
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
+def is_silent(samples: Tensor) -> bool:
+    """Whether there is no sound in it."""
+    return not bool((samples.abs() > QUIET).any())
+
+
 @contextmanager
 def opened(stream: BinaryIO, name: str, rate: int, resample: bool) -> Iterator[Any]:
     """A soundfile.SoundFile whose header is as it must be. Raises DataError."""
@@ -79,6 +100,8 @@ def opened(stream: BinaryIO, name: str, rate: int, resample: bool) -> Iterator[A
                 raise DataError(f"{name} must have one channel, got {sound.channels}")
             if not sound.frames:
                 raise DataError(f"{name} holds no samples")
+            if sound.frames >= UNKNOWN:
+                raise DataError(f"{name} must state its length, as a stream that was cut does not")
             if sound.samplerate != rate and not resample:
                 raise DataError(
                     f"{name} must have {rate:,} samples per second, got {sound.samplerate:,}; "
@@ -89,15 +112,41 @@ def opened(stream: BinaryIO, name: str, rate: int, resample: bool) -> Iterator[A
         raise DataError(f"{name} can't be read as sound: {error}") from error
 
 
-def write_audio(file: Path, samples: Tensor, rate: int) -> None:
-    """Write samples [N] in 16 bits, in the format that the suffix names; what is above full scale
-    is cut off there. Raises DataError naming the file."""
+def to_int16(samples: Tensor) -> Tensor:
+    """Samples in 16 bits; what is above full scale is cut off there."""
+    return (samples * 32768).round().clamp(-32768, 32767).to(torch.int16)
+
+
+def check_format(file: Path) -> None:
+    """Raise DataError if the suffix names no format that sound of 16 bits is written in."""
     import soundfile
 
+    name = file.suffix[1:].upper()
+    if not name or not soundfile.check_format(name, "PCM_16"):
+        raise DataError(
+            f"{str(file)!r} can't be written as sound: its suffix must name a format of 16-bit "
+            f"samples (wav, flac, aiff, au, caf), got {file.suffix!r}"
+        )
+
+
+@contextmanager
+def audio_writer(file: Path, rate: int) -> Iterator[Callable[[Tensor], None]]:
+    """What appends samples [n] to a new file, in 16 bits and the format that the suffix names;
+    what was written stays where the block is left by an error. Raises DataError naming the file."""
+    import soundfile
+
+    check_format(file)
     try:
-        soundfile.write(str(file), samples.numpy(), rate, subtype="PCM_16")
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
+        with soundfile.SoundFile(str(file), "w", rate, 1, "PCM_16") as sound:
+            yield lambda samples: sound.write(to_int16(samples).numpy())
+    except soundfile.SoundFileError as error:
         raise DataError(f"{str(file)!r} can't be written as sound: {error}") from error
+
+
+def write_audio(file: Path, samples: Tensor, rate: int) -> None:
+    """Write samples [N] so. Raises DataError naming the file."""
+    with audio_writer(file, rate) as write:
+        write(samples)
 
 
 def encode_audio(samples: Tensor, rate: int) -> bytes:
@@ -105,7 +154,7 @@ def encode_audio(samples: Tensor, rate: int) -> bytes:
     import soundfile
 
     stream = io.BytesIO()
-    soundfile.write(stream, samples.numpy(), rate, format="WAV", subtype="PCM_16")
+    soundfile.write(stream, to_int16(samples).numpy(), rate, format="WAV", subtype="PCM_16")
     return stream.getvalue()
 
 

@@ -5,6 +5,8 @@ Speech   fsdd: sequences of spoken digits, as torchsru.data.speech draws them, a
 Noise    white; pink, whose power falls as 1 / frequency; speakers: others of those that are trained
          on, all at once; file: a part of a recording. Drawn from the seed
 Level    10 log10 of the speech's energy over the noise's, in dB, over the whole mixture
+Silence  where a part that was drawn holds no sound, the nearest that does takes its place; a file
+         that is silent as a whole is refused
 Errors   name the file
 Check    tests/data/test_noise.py
 """
@@ -21,7 +23,14 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from torchsru.data.audio import count_samples, read_audio, tracked
+from torchsru.data.audio import (
+    QUIET,
+    check_audible,
+    count_samples,
+    is_silent,
+    read_audio,
+    tracked,
+)
 from torchsru.data.files import files_of
 from torchsru.data.speech import SpeechData, Utterance, draw_sequences, fsdd_sides
 from torchsru.data.texts import DataError
@@ -64,7 +73,7 @@ class DenoisingData:
     sequences: int = 500
     """fsdd: mixtures that are drawn for each pass."""
     heldout: int = 120
-    """fsdd: mixtures that are drawn to evaluate on."""
+    """Mixtures that are drawn to evaluate on; of files each is as often in them as the others."""
     batch: int = 16
     """B, mixtures per optimiser step, all devices together."""
     eval_batch: int = 16
@@ -88,7 +97,7 @@ class DenoisingData:
             levels = getattr(self, name)
             if not levels or not all(-100 <= level <= 100 for level in levels):
                 raise ValueError(f"{name} must lie in [-100, 100], one at least, got {levels}")
-        if self.snr_db[0] > self.snr_db[1]:
+        if len(self.snr_db) != 2 or self.snr_db[0] > self.snr_db[1]:
             raise ValueError(f"snr_db must be the lowest, then the highest, got {self.snr_db}")
         if ("file" in self.noises) != bool(self.noise_paths):
             raise ValueError(
@@ -163,9 +172,9 @@ def load_mixtures(data: DenoisingData, rate: int, seed: int) -> Mixtures:
         raise DataError(f"source {data.source!r} is not part of the package: name it with --data")
     sides, content = digit_voices(data, rate) if data.source == "fsdd" else file_voices(data, rate)
     found = [file for path in data.noise_paths for file in files_of(Path(path))]
-    sizes = [count_samples(file, rate, resample=data.resample) for file in found]
+    sizes = sizes_of(found, rate, data.resample)
     content += json.dumps([(file.name, size) for file, size in zip(found, sizes, strict=True)])
-    noise_files = [partial(read_audio, file, rate, resample=data.resample) for file in found]
+    noise_files = [partial(read_sound, file, rate, data.resample) for file in found]
     others = sides["train"]
     if "speakers" in data.noises and len(others) < 2:
         raise DataError(
@@ -178,6 +187,10 @@ def load_mixtures(data: DenoisingData, rate: int, seed: int) -> Mixtures:
         if data.source == "fsdd":
             count = data.sequences if side == "train" else data.heldout
             voices = [rng.choice(voices) for _ in range(count)]
+        elif side != "train":
+            rounds = -(-data.heldout // len(voices))
+            turns = [rng.sample(voices, len(voices)) for _ in range(rounds)]
+            voices = [voice for turn in turns for voice in turn][: data.heldout]
         found = []
         for i, voice in enumerate(voices):
             if side == "train":
@@ -228,8 +241,7 @@ def file_voices(data: DenoisingData, rate: int) -> tuple[dict[str, list[Voice]],
             f"{', '.join(data.paths)} must hold 4 files of speech at least, got {len(files)}"
         )
     most = round(data.seconds * rate)
-    checking = tracked(files, "speech: checking files")
-    sizes = [count_samples(file, rate, resample=data.resample) for file in checking]
+    sizes = sizes_of(files, rate, data.resample)
 
     def voice_of(file: Path, size: int) -> Voice:
         def speak(seed: str) -> Utterance:
@@ -251,9 +263,38 @@ def file_voices(data: DenoisingData, rate: int) -> tuple[dict[str, list[Voice]],
 
 
 def read_part(file: Path, rate: int, resample: bool, most: int, share: float) -> Tensor:
-    """At most so many samples of a file, float32; `share`: where, 0 at its start, 1 at its end."""
+    """At most so many samples of a file, float32, not all of them silent; `share`: where, 0 at its
+    start, 1 at its end. Raises DataError."""
+    samples = read_sound(file, rate, resample)
+    return part_of(samples, most, round(share * max(0, len(samples) - most)))
+
+
+def read_sound(file: Path, rate: int, resample: bool) -> Tensor:
+    """The samples of a file. Raises DataError if all are silent."""
     samples = read_audio(file, rate, resample=resample)
-    start = round(share * max(0, len(samples) - most))
+    if is_silent(samples):
+        raise DataError(f"{str(file)!r} is silent")
+    return samples
+
+
+def sizes_of(files: Sequence[Path], rate: int, resample: bool) -> list[int]:
+    """Samples of each file. Raises DataError naming one that is silent as a whole."""
+    found = []
+    for file in tracked(files, "checking files"):
+        found.append(count_samples(file, rate, resample=resample))
+        check_audible(file, rate, resample=resample)
+    return found
+
+
+def part_of(samples: Tensor, most: int, start: int) -> Tensor:
+    """At most so many samples from `start` on; if all of those are silent, as many around the next
+    sound behind them, or the last one there is."""
+    part = samples[start : start + most]
+    if not is_silent(part) or is_silent(samples):
+        return part
+    sounds = (samples.abs() > QUIET).nonzero()[:, 0]
+    at = int(sounds[min(int((sounds < start).sum()), len(sounds) - 1)])
+    start = max(0, min(at - most // 2, len(samples) - most))
     return samples[start : start + most]
 
 
@@ -265,7 +306,8 @@ def mix(clean: Utterance, make: Callable[[], Tensor], snr_db: float) -> Pair:
     speech = speech[: len(noise)]
     for what, energy in (("speech", speech.square().sum()), ("noise", noise.square().sum())):
         if not energy:
-            raise DataError(f"{clean.name}: the {what} of a mixture is silent")
+            under = "under " if what == "noise" else ""
+            raise DataError(f"the {what} of a mixture is silent: {under}{clean.name}")
     ratio = (speech.square().sum() / noise.square().sum()).sqrt()
     return Pair(speech + 10 ** (-snr_db / 20) * ratio * noise, speech)
 
@@ -289,9 +331,10 @@ def make_noise(
     if kind == "file" and file is not None:
         found = file()
         last = max(1, len(found) - size + 1)
-        return repeated(found[int(torch.randint(last, (), generator=generator)) :], size)
+        start = int(torch.randint(last, (), generator=generator))
+        return repeated(part_of(found, size, start), size)
     if kind == "speakers":
-        together = [repeated(voice(), size) for voice in voices]
+        together = [repeated(part_of(voice(), size, 0), size) for voice in voices]
         return torch.stack([t / t.square().mean().sqrt().clamp(min=1e-9) for t in together]).sum(0)
     white = torch.randn(size, generator=generator)
     if kind == "white":

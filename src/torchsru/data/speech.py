@@ -94,11 +94,11 @@ class SpeechData:
             ("pause_s", 0, 3600),
             ("level_db", -120, 0),
         ):
-            low, high = getattr(self, name)
-            if not least <= low <= high <= most:
+            found = getattr(self, name)
+            if len(found) != 2 or not least <= found[0] <= found[1] <= most:
                 raise ValueError(
                     f"{name} must be two numbers, the first not above the second, in "
-                    f"[{least}, {most}], got {(low, high)}"
+                    f"[{least}, {most}], got {found}"
                 )
         if not self.speeds or not all(0.1 <= speed <= 10 for speed in self.speeds):
             raise ValueError(f"speeds must lie in [0.1, 10], one at least, got {self.speeds}")
@@ -134,6 +134,8 @@ class Speech:
     test: Sequence[Utterance]
     content: str
     """Hash of what they follow from: of fsdd all samples, else names, lengths and texts."""
+    said: Sequence[str]
+    """Texts that hold all which may be said in any pass to train on."""
 
     def side(self, name: str) -> Sequence[Utterance]:
         """ "valid" or "test"."""
@@ -220,7 +222,8 @@ def fixed(sides: dict[str, list[Utterance]], where: str) -> Speech:
         for side, found in sides.items()
     }
     content = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
-    return Speech(lambda passed: sides["train"], sides["valid"], sides["test"], content)
+    said = [u.text for u in sides["train"]]
+    return Speech(lambda passed: sides["train"], sides["valid"], sides["test"], content, said)
 
 
 def utterance(
@@ -264,14 +267,20 @@ def read_utterances(table: Path, data: SpeechData, rate: int) -> list[Utterance]
 
 def speech_commands(root: Path, data: SpeechData, rate: int) -> Speech:
     """Speech Commands: the word is the folder; what two lists do not name is trained on."""
+    files = sorted(root.glob("[!_]*/*.wav"))  # _background_noise_ is no word
+    names = {f"{file.parent.name}/{file.name}" for file in files}
     listed: dict[str, str] = {}  # WORD/FILE: side
     for side, name in (("valid", "validation_list.txt"), ("test", "testing_list.txt")):
         for number, line in enumerate(lines_of(root / name), 1):
-            if not (root / line.strip()).is_file():
-                raise DataError(f"{str(root / name)!r} line {number}: no file {line.strip()!r}")
-            listed[line.strip()] = side
+            if not (entry := line.strip()):
+                continue
+            where = f"{str(root / name)!r} line {number}"
+            if entry not in names:
+                raise DataError(f"{where}: no file {entry!r}, as WORD/FILE.wav")
+            if entry in listed:
+                raise DataError(f"{where}: {entry!r} is listed before")
+            listed[entry] = side
     sides: dict[str, list[Utterance]] = {"train": [], "valid": [], "test": []}
-    files = sorted(root.glob("[!_]*/*.wav"))  # _background_noise_ is no word
     for file in tracked(files, "speech-commands: checking files"):
         word = file.parent.name
         side = listed.get(f"{word}/{file.name}", "train")
@@ -324,6 +333,7 @@ class Clip:
 def fsdd(root: Path, data: SpeechData, rate: int, seed: int) -> Speech:
     """Sequences of spoken digits; see the head of this file."""
     sides, content = fsdd_sides(root, data, rate)
+    digits = [DIGITS[clip.digit] for clips in sides["train"] for clip in clips]
     return Speech(
         lambda passed: draw_sequences(
             sides["train"], data, rate, data.sequences, f"{seed}/{passed}", data.speeds
@@ -331,6 +341,7 @@ def fsdd(root: Path, data: SpeechData, rate: int, seed: int) -> Speech:
         draw_sequences(sides["valid"], data, rate, data.heldout, "valid"),
         draw_sequences(sides["test"], data, rate, data.heldout, "test"),
         content,
+        digits if data.digits[1] == 1 else [" ".join(digits)],  # the blank is a character, too
     )
 
 

@@ -53,7 +53,7 @@ class RecognitionRecipe(Recipe):
         data, model = self.data, self.model
         speech = load_speech(data, model.rate, self.training.seed)
         train = speech.train(0)
-        alphabet = Alphabet.of((u.text for u in train), data.units)
+        alphabet = Alphabet.of(speech.said, data.units)
         for utterance in (*train, *speech.valid, *speech.test):
             check(utterance, alphabet, model, drawn=data.source == "fsdd")
         task = Recognition(
