@@ -237,7 +237,7 @@ def test_alphabets():
         ({"level_db": (-9.0,)}, r"level_db must be two numbers.* got \(-9.0,\)"),
         ({"noise_db": 3.0}, r"noise_db must lie in \[-200, 0\], got 3.0"),
         ({"speeds": ()}, r"speeds must lie in \[0.1, 10\], one at least, got \(\)"),
-        ({"beam": 0}, "beam must be at least 1, got 0"),
+        ({"eval_beam": 0}, "eval_beam must be at least 1, got 0"),
         ({"source": "fsdd", "test_paths": ("a",)}, "test_paths must be empty for 'fsdd'"),
     ],
 )

@@ -29,8 +29,8 @@ def test_a_wide_beam_is_exact(L, C, seed):
     log_LC = make(L, C, seed)
     exact = by_force(log_LC)
     assert sum(exact.values()) == pytest.approx(1)
-    found = prefix_beam(log_LC, beam=10**6)
-    likely = {said: math.exp(value) for said, value in found if value > -math.inf}
+    found = prefix_beam(log_LC, beam=10**6, symbols=C - 1)
+    likely = {said: math.exp(value) for said, value in found}
     assert likely == pytest.approx(exact)
     values = [value for _, value in found]
     assert values == sorted(values, reverse=True)
@@ -62,6 +62,27 @@ def test_a_narrow_beam_is_a_lower_bound():
     assert all(value <= exact[said] + 1e-9 for said, value in found)
     with pytest.raises(ValueError, match="beam must be at least 1, got 0"):
         prefix_beam(log_LC, 0)
+    with pytest.raises(ValueError, match="symbols must be at least 1, got 0"):
+        prefix_beam(log_LC, 1, symbols=0)
+
+
+def test_few_symbols_of_a_step_are_a_lower_bound():
+    log_LC = make(4, 6)
+    exact = dict(prefix_beam(log_LC, beam=10**6, symbols=5))
+    found = dict(prefix_beam(log_LC, beam=10**6, symbols=2))
+    assert len(found) < len(exact)
+    assert all(value <= exact[said] + 1e-9 for said, value in found.items())
+    assert any(value < exact[said] - 1e-9 for said, value in found.items())
+    assert prefix_beam(log_LC, 10**6) == prefix_beam(log_LC, 10**6, symbols=5)  # five are few
+
+
+@pytest.mark.parametrize("beam", [1, 5, 10**6])
+def test_no_impossible_saying_is_found(beam):
+    """Two symbols in two steps, of which the second one is never said."""
+    log_LC = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]).log()
+    found = prefix_beam(log_LC, beam)
+    assert all(value > -math.inf for _, value in found)
+    assert {said for said, _ in found} <= {(), (1,)}
 
 
 def test_a_path_says_its_symbols_without_repeats_and_blanks():

@@ -9,6 +9,7 @@ import torch
 from tests.sounds import RATE, spoken, tone, write, write_digits
 
 from torchsru.cli import main
+from torchsru.cli.denoise import stream
 from torchsru.data.audio import decode_audio, read_audio
 from torchsru.recipes import from_json, get_recipe, to_json
 from torchsru.recipes.denoising import RECIPES, DenoisingRecipe, SpeechCleaner
@@ -145,6 +146,30 @@ def test_the_command_from_training_to_a_clean_file(
     printed = torch.frombuffer(bytearray(capfdbinary.readouterr().out), dtype=torch.int16)
     assert (printed / 32768 - found).abs().max() <= 2**-14
 
+    say(samples.astype("<i2").tobytes())
+    assert main(["denoise", run, "-", str(streamed), "--stream"]) == 0
+    assert torch.equal(read_audio(streamed, RATE), found)
+    assert main(["denoise", run, str(streamed), str(streamed), "--stream"]) == 0  # over itself
+    assert len(read_audio(streamed, RATE)) == len(clean)
+
+
+def test_what_was_cleaned_stays_where_it_ends(tmp_path, trained, noisy, monkeypatch):
+    """Ctrl-C in the middle of standard input."""
+    content = (32768 * read_audio(noisy, RATE)).to(torch.int16).numpy().astype("<i2").tobytes()
+
+    class Stopped(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() >= 4000:
+                raise KeyboardInterrupt
+            return super().read(size)
+
+    monkeypatch.setattr("sys.stdin", type("In", (), {"buffer": Stopped(content)}))
+    cleaner = SpeechCleaner(open_run(trained))
+    with pytest.raises(KeyboardInterrupt):
+        stream(cleaner, "-", str(tmp_path / "out.wav"), False)
+    kept = read_audio(tmp_path / "out.wav", RATE)
+    assert 1700 <= len(kept) <= 2100 and kept.any()
+
 
 def test_the_command_refuses_bad_input(tmp_path, trained, digits, noisy, capsys):
     run, out = str(trained), str(tmp_path / "out.wav")
@@ -159,6 +184,10 @@ def test_the_command_refuses_bad_input(tmp_path, trained, digits, noisy, capsys)
     assert len(read_audio(tmp_path / "out.wav", RATE)) == 1600
     assert main(["denoise", run, str(noisy), str(tmp_path / "out.text")]) == 2
     assert "out.text' can't be written as sound" in capsys.readouterr().err
+    for options in ([], ["--stream"]):
+        nowhere = ["denoise", str(tmp_path / "no_run"), str(noisy), str(tmp_path / "out.mp3")]
+        assert main(nowhere + options) == 2  # told before the run is opened
+        assert "format of 16-bit samples (wav, flac" in capsys.readouterr().err
     assert main(["train", NAME, "--out", str(tmp_path / "none")]) == 2
     assert "name it with --data" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert main(["eval", run, "--data", str(digits)]) == 2

@@ -2,15 +2,19 @@
 
 import io
 import json
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.sounds import RATE, spoken, tone, write, write_digits
+from torch.nn import functional as F
 
 from torchsru.cli import main
 from torchsru.data import DataError
 from torchsru.data.audio import read_audio
+from torchsru.data.speech import Alphabet
 from torchsru.recipes import from_json, get_recipe, to_json
 from torchsru.recipes.recognition import RECIPES, RecognitionRecipe, SpeechRecognizer
 from torchsru.recipes.run import evaluate_run, open_run, train
@@ -103,12 +107,58 @@ def test_live_sound_gives_the_same_text(trained, phrase, size):
         assert sum(map(bool, heard)) == 3  # each word comes when it was heard
 
 
+SAYINGS = ["__a_b__", "_", "_ab", "ab__", "_a__b", "", "__", "a_", "a_______b"]
+
+
+@pytest.mark.parametrize("said", SAYINGS)
+@pytest.mark.parametrize("size", [1, 3, 20])
+def test_blanks_around_a_text_are_none_of_it(said, size):
+    """A stand-in for the model: a step a sample, which is its symbol's number."""
+    alphabet = Alphabet((" ", "a", "b"), "characters")
+
+    class Told:
+        config = SimpleNamespace(step_size=1, bidirectional=False)
+
+        def step(self, samples, state):
+            return F.one_hot(samples.long(), 4).float().log().transpose(0, 1), None
+
+        def __call__(self, samples, sizes):
+            return self.step(samples, None)[0], sizes
+
+    recognizer = object.__new__(SpeechRecognizer)
+    recognizer.alphabet, recognizer.model = alphabet, Told()
+    recognizer.device = torch.device("cpu")
+    text = said.replace("_", " ")
+    path = [i for s in text for i in (" ab".index(s) + 1, 0)] or [0]
+    samples = torch.tensor(path).float()
+    listener = recognizer.listen()
+    heard = [listener.feed(piece) for piece in samples.split(size)] + [listener.finish()]
+    assert "".join(heard) == recognizer.transcribe(samples) == text.strip()
+
+
+def test_sayings_of_one_text_are_one_alternative(monkeypatch):
+    recognizer = object.__new__(SpeechRecognizer)
+    recognizer.alphabet = Alphabet((" ", "a", "b"), "characters")
+    # in one step: blank 0.1, " " 0.3, "a" 0.35, "b" 0.25
+    log_LC = torch.tensor([[0.1, 0.3, 0.35, 0.25]]).log()
+    monkeypatch.setattr(SpeechRecognizer, "log_probabilities", lambda self, samples: log_LC)
+    texts = {text: math.exp(value) for text, value in recognizer.search(torch.zeros(1), 9)}
+    assert texts == pytest.approx({"": 0.4, "a": 0.35, "b": 0.25})
+    assert list(texts) == ["", "a", "b"]
+
+
 def test_the_command_from_training_to_text(tmp_path, digits, phrase, capsys, monkeypatch):
     run = str(tmp_path / "run")
     assert main(["train", NAME, "--data", str(digits), "--out", run]) == 0
     assert "torchsru transcribe" in capsys.readouterr().out
     assert main(["eval", run, "--split", "test"]) == 0
-    assert json.loads(capsys.readouterr().out)["wer"] <= 0.6
+    found = json.loads(capsys.readouterr().out)
+    assert found["wer"] <= 0.6
+    assert main(["eval", run, "--split", "test", "--beam", "1"]) == 0
+    narrow = json.loads(capsys.readouterr().out)
+    assert narrow["wer"] == found["wer"] and narrow["beam_wer"] <= 0.6
+    assert main(["eval", run, "--beam", "0"]) == 2
+    assert "eval_beam must be at least 1, got 0" in capsys.readouterr().err
     assert main(["transcribe", run, str(phrase), str(phrase)]) == 0
     assert capsys.readouterr().out == f"{phrase}\tfour one nine\n" * 2
     assert main(["transcribe", run, str(phrase), "--stream"]) == 0
@@ -126,6 +176,8 @@ def test_the_command_from_training_to_text(tmp_path, digits, phrase, capsys, mon
     say(samples.astype("<i2").tobytes())
     assert main(["transcribe", run, "-", "--stream"]) == 0
     assert capsys.readouterr().out == "four one nine\n"
+    assert main(["transcribe", run, "-", "--stream", "--resample"]) == 2
+    assert "resample must be left out beside --stream" in capsys.readouterr().err
     for content, told in (
         (phrase.read_bytes(), "must be samples without a header beside --stream"),
         (b"", "holds no samples"),

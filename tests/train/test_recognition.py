@@ -100,8 +100,10 @@ def test_evaluation_counts_each_utterance_once():
     assert found == pytest.approx({**errors.rates(), "nats": nats / 9}, rel=1e-5)
     assert sorted(u.text for part in by_size(held, 4) for u in part) == sorted(u.text for u in held)
     told = iter([ALPHABET.encode(u.text).tolist() for part in by_size(held, 4) for u in part])
-    found = evaluate(model, held, ALPHABET, 4, lambda log: next(told))
+    decoders = {"": lambda log: next(told), "mute_": lambda log: []}
+    found = evaluate(model, held, ALPHABET, 4, decoders)
     assert (found["wer"], found["cer"]) == (0, 0)
+    assert (found["mute_wer"], found["mute_cer"]) == (1, 1)
 
 
 def test_error_rates_are_edits_over_units():

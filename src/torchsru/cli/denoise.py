@@ -5,13 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
 from torchsru.cli.sound import pieces_of, raw, samples_of
 from torchsru.data import DataError
-from torchsru.data.audio import encode_audio, write_audio
+from torchsru.data.audio import audio_writer, check_format, encode_audio, write_audio
 from torchsru.recipes.denoising import DenoisingRecipe, SpeechCleaner
 from torchsru.recipes.run import open_run
 from torchsru.train import RunError
@@ -30,13 +28,13 @@ def main(argv: Sequence[str]) -> int:
         "target",
         metavar="OUT",
         help="the file to write, as long and at the model's rate, 16 bits, in the format of its "
-        "suffix; -: a WAV file on stdout",
+        "suffix: wav, flac, aiff, au, caf; -: a WAV file on stdout",
     )
     parser.add_argument(
         "--stream",
         action="store_true",
         help=f"clean the sound as it comes; stdin and stdout are then {RAW}, as arecord and aplay "
-        "-t raw -f S16_LE take them",
+        "-t raw -f S16_LE take them; a file is written as it goes, and stays where Ctrl-C ends it",
     )
     parser.add_argument(
         "--resample", action="store_true", help="bring a file of another rate to the model's"
@@ -44,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     parsed = parse(parser, argv)
     source, target = parsed.source, parsed.target
     try:
+        if target != "-":
+            check_format(Path(target))
         cleaner = SpeechCleaner(open_run(Path(parsed.run), DenoisingRecipe))
         if parsed.stream:
             stream(cleaner, source, target, parsed.resample)
@@ -72,5 +72,9 @@ def stream(cleaner: SpeechCleaner, source: str, target: str, resample: bool) -> 
         sys.stdout.buffer.write(raw(live.finish()))
         sys.stdout.buffer.flush()
         return
-    found = [live.feed(piece) for piece in pieces]
-    write_audio(Path(target), torch.cat([*found, live.finish()]), cleaner.rate)
+    first = next(pieces)  # of a file that can be read, which may be the one to write
+    with audio_writer(Path(target), cleaner.rate) as write:
+        write(live.feed(first))
+        for piece in pieces:
+            write(live.feed(piece))
+        write(live.finish())

@@ -14,7 +14,7 @@ LAYOUT = {
     "batch": "streams that the text is laid out in; the papers' numbers have 1",
     "unroll": "symbols per stream and step",
     "memory": "past positions that attention sees from every position",
-    "beam": "hypotheses that a translator's search keeps",
+    "beam": "hypotheses that a translator's search keeps, or prefixes that a recogniser's does",
 }
 
 

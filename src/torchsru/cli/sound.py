@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchsru.data import DataError
-from torchsru.data.audio import decode_audio, read_audio
+from torchsru.data.audio import decode_audio, read_audio, to_int16
 
 STDIN = "standard input"
 
@@ -29,6 +29,11 @@ def pieces_of(file: str, rate: int, resample: bool, size: int) -> Iterator[Tenso
     if file != "-":
         yield from read_audio(Path(file), rate, resample=resample).split(size)
         return
+    if resample:
+        raise DataError(
+            f"resample must be left out beside --stream on {STDIN}, whose samples state no rate: "
+            f"send {rate:,} per second"
+        )
     first = True
     while piece := sys.stdin.buffer.read(2 * size):
         if first and piece[:4] in (b"RIFF", b"fLaC", b"OggS"):
@@ -45,6 +50,5 @@ def pieces_of(file: str, rate: int, resample: bool, size: int) -> Iterator[Tenso
 
 
 def raw(samples: Tensor) -> bytes:
-    """Samples in 16 bits, little-endian; what is above full scale is cut off there."""
-    whole = (samples * 32768).round().clamp(-32768, 32767)
-    return whole.to(torch.int16).numpy().astype("<i2").tobytes()
+    """Samples in 16 bits, little-endian."""
+    return to_int16(samples).numpy().astype("<i2").tobytes()

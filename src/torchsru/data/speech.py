@@ -79,14 +79,14 @@ class SpeechData:
     """B, utterances per optimiser step, all devices together."""
     eval_batch: int = 32
     """Utterances per step of an evaluation."""
-    beam: int = 8
+    eval_beam: int = 8
     """Prefixes that the search of `torchsru eval` keeps."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("source", get_args(Source)), ("units", get_args(Units))):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        for name in ("sequences", "heldout", "batch", "eval_batch", "beam"):
+        for name in ("sequences", "heldout", "batch", "eval_batch", "eval_beam"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name, least, most in (

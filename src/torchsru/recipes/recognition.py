@@ -4,9 +4,10 @@ RUN/alphabet.json  the symbols that the model writes
 """
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from torchsru.data.speech import (
     read_utterances,
 )
 from torchsru.data.texts import DataError
-from torchsru.models.ctc import BLANK, collapse, greedy, prefix_beam
+from torchsru.models.ctc import BLANK, collapse, greedy, log_add, prefix_beam
 from torchsru.models.log_mel import LogMel
 from torchsru.models.recognizer import Recognizer, RecognizerConfig
 from torchsru.recipes.base import Prepared, Recipe, Run
@@ -73,14 +74,14 @@ class RecognitionRecipe(Recipe):
     def evaluate(
         self, run: Run, *, paths: tuple[str, ...], split: str, layout: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Error rates of greedy decoding and, named beam_, of the search with `data.beam` prefixes,
-        the loss, how many utterances they are of, and the seconds it took.
+        """Error rates of greedy decoding and, named beam_, of the search with so many prefixes, the
+        loss, how many utterances they are of, and the seconds it took.
 
         Args:
             paths: tables of sound files and texts; see `SpeechData.source`.
-            layout: eval_batch to use in place of the run's.
+            layout: eval_batch and eval_beam to use in place of the run's.
         """
-        if unknown := layout.keys() - {"eval_batch"}:
+        if unknown := layout.keys() - {"eval_batch", "eval_beam"}:
             raise ValueError(f"{min(unknown)} is of language models; {run.folder} is none")
         data = replace(self.data, **layout)
         recognizer = SpeechRecognizer(run)
@@ -98,16 +99,15 @@ class RecognitionRecipe(Recipe):
                 )
             utterances = list(speech.side(split))
         started = time.perf_counter()
-        found = evaluate(recognizer.model, utterances, alphabet, data.eval_batch)
-        seconds = time.perf_counter() - started
-        search = partial(best_prefix, beam=data.beam)
-        beam = evaluate(recognizer.model, utterances, alphabet, data.eval_batch, search)
+        decoders: dict[str, Callable[[Tensor], Sequence[int]]] = {
+            "": greedy,
+            "beam_": partial(best_prefix, beam=data.eval_beam),
+        }
+        found = evaluate(recognizer.model, utterances, alphabet, data.eval_batch, decoders)
         return {
             **found,
-            "beam_wer": beam["wer"],
-            "beam_cer": beam["cer"],
             "utterances": len(utterances),
-            "seconds": seconds,
+            "seconds": time.perf_counter() - started,
         }
 
     def debug(self) -> "RecognitionRecipe":
@@ -192,8 +192,10 @@ def measure(speech: Speech, model: RecognizerConfig) -> tuple[Tensor, Tensor]:
 
 
 def best_prefix(log_LC: Tensor, beam: int) -> tuple[int, ...]:
-    """The most probable saying that the search finds."""
-    return prefix_beam(log_LC, beam)[0][0]
+    """The most probable saying that the search finds; none of log probabilities that are not
+    finite."""
+    found = prefix_beam(log_LC, beam)
+    return found[0][0] if found else ()
 
 
 class SpeechRecognizer:
@@ -241,8 +243,11 @@ class SpeechRecognizer:
 
     def search(self, samples: Tensor, beam: int) -> list[tuple[str, float]]:
         """Texts and their log probabilities, best first, by prefix beam search."""
-        found = prefix_beam(self.log_probabilities(samples), beam)
-        return [(self.alphabet.decode(ids).strip(), value) for ids, value in found]
+        found: dict[str, float] = {}
+        for ids, value in prefix_beam(self.log_probabilities(samples), beam):
+            text = self.alphabet.decode(ids).strip()  # several sayings may be one text
+            found[text] = log_add(found.get(text, -math.inf), value)
+        return sorted(found.items(), key=lambda item: -item[1])
 
     def listen(self) -> "Listener":
         """Recognition of live sound. Raises ValueError if the model is bidirectional."""
@@ -271,6 +276,7 @@ class Listener:
         self._state: Any = None
         self._last = BLANK
         self._wrote = False
+        self._blanks = ""  # held back: a text ends without them
 
     def feed(self, samples: Tensor) -> str:
         """Hear samples [n]; returns the text that is new."""
@@ -292,9 +298,15 @@ class Listener:
         ids, self._last = collapse(path, self._last), path[-1]
         text = by.alphabet.decode(ids)
         if self._wrote and ids:
-            text = by.alphabet.joiner + text
-        self._wrote = self._wrote or bool(ids)
-        return text
+            text = self._blanks + by.alphabet.joiner + text
+        elif not self._wrote:
+            text = text.lstrip()
+        if not ids:
+            return ""
+        new = text.rstrip()
+        self._blanks = text[len(new) :] if self._wrote or new else ""
+        self._wrote = self._wrote or bool(new)
+        return new
 
 
 STREAMING = RecognizerConfig(bidirectional=False, width=256, mask_bands=8, mask_frames=20)

@@ -129,6 +129,6 @@ def evaluate_run(
     known = {field.name for field in fields(run.recipe.data)}
     for name in layout or {}:
         if name not in known:
-            owner = "translators" if name == "eval_beam" else "language models"
+            owner = "translators and recognisers" if name == "eval_beam" else "language models"
             raise ValueError(f"{name} is of {owner}; {run.folder} holds none")
     return run.recipe.evaluate(run, paths=paths, split=split, layout=layout or {})

@@ -10,7 +10,8 @@ Check      tests/train/test_recognition.py
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -175,23 +176,27 @@ def evaluate(
     utterances: Sequence[Utterance],
     alphabet: Alphabet,
     batch: int,
-    decode: Callable[[Tensor], Sequence[int]] = greedy,
+    decoders: Mapping[str, Callable[[Tensor], Sequence[int]]] = MappingProxyType({"": greedy}),
 ) -> dict[str, float]:
     """Error rates and mean loss in nats; the model is in evaluation mode.
 
     Args:
-        decode: from log probabilities [L, C] to symbols.
+        decoders: each from log probabilities [L, C] to symbols; the name stands before its rates.
     """
     device = next(model.parameters()).device
-    errors, nats = Errors(), torch.zeros((), dtype=torch.float64)
+    errors = {name: Errors() for name in decoders}
+    nats = torch.zeros((), dtype=torch.float64)
     for part in by_size(utterances, batch):
         sounds = batch_of(part, alphabet)
         log_LBC, steps = model(sounds.samples.to(device), sounds.sizes.to(device))
         nats += ctc_sum(log_LBC, steps, sounds).double().cpu()
         log_LBC, steps = log_LBC.cpu(), steps.tolist()
         for b, utterance in enumerate(part):
-            errors.add(utterance.text, alphabet.decode(decode(log_LBC[: steps[b], b])))
-    return {**errors.rates(), "nats": nats.item() / len(utterances)}
+            for name, decode in decoders.items():
+                heard = alphabet.decode(decode(log_LBC[: steps[b], b]))
+                errors[name].add(utterance.text, heard)
+    rates = {f"{name}{k}": v for name, e in errors.items() for k, v in e.rates().items()}
+    return {**rates, "nats": nats.item() / len(utterances)}
 
 
 def by_size(utterances: Sequence[Utterance], batch: int) -> Iterator[list[Utterance]]:
