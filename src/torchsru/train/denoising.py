@@ -8,8 +8,8 @@ SI-SDR   10 log10(|a s|^2 / |a s - y|^2), a = <y, s> / |s|^2 (Le Roux et al. 201
 Check    tests/train/test_denoising.py
 """
 
-import random
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from torchsru.data.noise import Mixture, Mixtures
-from torchsru.data.texts import DataError
+from torchsru.train.passes import Passes
 
-POOL = 16
 TINY = 1e-10  # relative energy: ratios lie between -100 and 100 dB
 
 
@@ -71,34 +70,20 @@ class Denoising:
     higher_is_better = True
 
     def __init__(self, mixtures: Mixtures, *, batch: int, eval_batch: int, seed: int):
-        count = len(mixtures.train(0))
-        if count < batch:
-            raise DataError(
-                f"data.batch must be {count} at most, the mixtures to train on, got {batch}"
-            )
         self.mixtures, self.content = mixtures, mixtures.content
-        self.batch_size, self.eval_batch, self.seed = batch, eval_batch, seed
-        self.steps_per_pass = count // batch
-        self._pass: tuple[int, list[list[Mixture]]] | None = None
+        self.eval_batch = eval_batch
+        self._train = lru_cache(maxsize=1)(mixtures.train)  # the pass that batches are taken from
+
+        def sizes(passed: int) -> list[int]:
+            return [mixture.size for mixture in self._train(passed)]
+
+        self.passes = Passes(sizes, batch, seed, "mixture")
+        self.steps_per_pass = self.passes.steps
 
     def batch(self, step: int) -> Sounds:
         """The step-th B mixtures."""
-        passed, at = divmod(step, self.steps_per_pass)
-        if self._pass is None or self._pass[0] != passed:
-            self._pass = passed, self._cut(passed)
-        return batch_of(self._pass[1][at])
-
-    def _cut(self, passed: int) -> list[list[Mixture]]:
-        """The batches of a pass, of mixtures of alike lengths; see
-        torchsru.train.classification."""
-        draw, B = random.Random(f"{self.seed}/{passed}"), self.batch_size
-        order = draw.sample(self.mixtures.train(passed), self.steps_per_pass * B)
-        batches = []
-        for start in range(0, len(order), POOL * B):
-            pool = sorted(order[start : start + POOL * B], key=lambda m: m.size)
-            batches += [pool[at : at + B] for at in range(0, len(pool), B)]
-        draw.shuffle(batches)
-        return batches
+        train = self._train(step // self.steps_per_pass)
+        return batch_of([train[i] for i in self.passes.batch(step)])
 
     def split(self, batch: Sounds, parts: int) -> list[Sounds]:
         """The mixtures in `parts` groups."""

@@ -7,7 +7,7 @@ Check  tests/train/test_classification.py
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torchsru.data.texts import DataError
 
@@ -18,7 +18,8 @@ class Passes:
     """Which items the batch of a step consists of.
 
     Args:
-        lengths: of each item.
+        lengths: of each item; or, where passes have other items, from the number of a pass to
+            theirs, as many in each.
         batch: B, items of a batch.
         seed: of the order.
         unit: what an item is, for errors.
@@ -29,13 +30,21 @@ class Passes:
     Raises: DataError if the items do not fill a batch.
     """
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int, unit: str):
-        if len(lengths) < batch:
+    def __init__(
+        self,
+        lengths: Sequence[int] | Callable[[int], Sequence[int]],
+        batch: int,
+        seed: int,
+        unit: str,
+    ):
+        self._lengths = lengths if callable(lengths) else lambda passed: lengths
+        count = len(self._lengths(0))
+        if count < batch:
             raise DataError(
-                f"data.batch must be {len(lengths)} at most, the {unit}s to train on, got {batch}"
+                f"data.batch must be {count} at most, the {unit}s to train on, got {batch}"
             )
-        self.lengths, self.size, self.seed = lengths, batch, seed
-        self.steps = len(lengths) // batch
+        self.size, self.seed = batch, seed
+        self.steps = count // batch
         self._pass: tuple[int, list[list[int]]] | None = None
 
     def batch(self, step: int) -> list[int]:
@@ -48,11 +57,11 @@ class Passes:
     def _cut(self, passed: int) -> list[list[int]]:
         """The batches of a pass."""
         draw = random.Random(f"{self.seed}/{passed}")
-        B = self.size
-        order = draw.sample(range(len(self.lengths)), self.steps * B)
+        B, lengths = self.size, self._lengths(passed)
+        order = draw.sample(range(len(lengths)), self.steps * B)
         batches = []
         for start in range(0, len(order), POOL * B):
-            pool = sorted(order[start : start + POOL * B], key=self.lengths.__getitem__)
+            pool = sorted(order[start : start + POOL * B], key=lengths.__getitem__)
             batches += [pool[at : at + B] for at in range(0, len(pool), B)]
         draw.shuffle(batches)
         return batches

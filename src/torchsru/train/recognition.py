@@ -1,6 +1,6 @@
 """Speech recognition as a task: the CTC loss, word and character error rates on held-out speech.
 
-Batches    of utterances of alike lengths, as in torchsru.train.classification; each pass may have
+Batches    of utterances of alike lengths, as in torchsru.train.passes; each pass may have
            other ones. A pure function of the step
 Loss       -log P(text | sound) (Graves et al. 2006) in nats per utterance; an utterance with fewer
            steps than its text needs counts 0 and teaches nothing
@@ -9,8 +9,8 @@ Rates      edits (Levenshtein, by the library rapidfuzz) of all texts over their
 Check      tests/train/test_recognition.py
 """
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,10 +20,8 @@ from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
 
 from torchsru.data.speech import Alphabet, Speech, Utterance
-from torchsru.data.texts import DataError
 from torchsru.models.ctc import BLANK, greedy
-
-POOL = 16
+from torchsru.train.passes import Passes
 
 
 class Sounds(NamedTuple):
@@ -72,34 +70,20 @@ class Recognition:
     def __init__(
         self, speech: Speech, alphabet: Alphabet, *, batch: int, eval_batch: int, seed: int
     ):
-        count = len(speech.train(0))
-        if count < batch:
-            raise DataError(
-                f"data.batch must be {count} at most, the utterances to train on, got {batch}"
-            )
         self.speech, self.alphabet, self.content = speech, alphabet, speech.content
-        self.batch_size, self.eval_batch, self.seed = batch, eval_batch, seed
-        self.steps_per_pass = count // batch
-        self._pass: tuple[int, list[list[Utterance]]] | None = None
+        self.eval_batch = eval_batch
+        self._train = lru_cache(maxsize=1)(speech.train)  # the pass that batches are taken from
+
+        def sizes(passed: int) -> list[int]:
+            return [utterance.size for utterance in self._train(passed)]
+
+        self.passes = Passes(sizes, batch, seed, "utterance")
+        self.steps_per_pass = self.passes.steps
 
     def batch(self, step: int) -> Sounds:
         """The step-th B utterances."""
-        passed, at = divmod(step, self.steps_per_pass)
-        if self._pass is None or self._pass[0] != passed:
-            self._pass = passed, self._cut(passed)
-        return batch_of(self._pass[1][at], self.alphabet)
-
-    def _cut(self, passed: int) -> list[list[Utterance]]:
-        """The batches of a pass."""
-        draw, B = random.Random(f"{self.seed}/{passed}"), self.batch_size
-        utterances = self.speech.train(passed)
-        order = draw.sample(utterances, self.steps_per_pass * B)
-        batches = []
-        for start in range(0, len(order), POOL * B):
-            pool = sorted(order[start : start + POOL * B], key=lambda u: u.size)
-            batches += [pool[at : at + B] for at in range(0, len(pool), B)]
-        draw.shuffle(batches)
-        return batches
+        train = self._train(step // self.steps_per_pass)
+        return batch_of([train[i] for i in self.passes.batch(step)], self.alphabet)
 
     def split(self, batch: Sounds, parts: int) -> list[Sounds]:
         """The utterances in `parts` groups."""
