@@ -165,6 +165,22 @@ def test_subwords_are_of_both_languages_and_bring_the_text_back(paths):
         Subwords(b"something else")
 
 
+@pytest.mark.parametrize("size", [60, 40])
+def test_a_sample_is_of_both_languages(tmp_path, monkeypatch, size):
+    """Every second pair of these, or every third; the languages have no letter in common."""
+    monkeypatch.setattr("torchsru.data.parallel.SAMPLE", size)
+    greek = ["δύο σκύλοι τρέχουν", "μια γάτα κοιμάται", "ο γέρος διαβάζει"] * 20
+    paths = write(tmp_path / "a", ENGLISH), write(tmp_path / "b", greek)
+    found = load(paths, heldout=4).side("train")
+    assert UNKNOWN not in found.source.ids and UNKNOWN not in found.target.ids
+
+
+def test_a_long_sentence_is_learned_from():
+    long = "abcdefgh " * 600  # sentencepiece leaves out what is longer than 4,192 bytes
+    words = Subwords(learn_subwords(["xyz xyz", long], 40, "here"))
+    assert words.decode(words.encode(["abc hgf"])[0]) == "abc hgf"
+
+
 def test_a_small_text_has_fewer_subwords_and_characters_must_fit():
     assert 30 < Subwords(learn_subwords(ENGLISH, 4000, "here")).size < 100
     with pytest.raises(DataError, match=r"vocabulary_size must be at least \d\d, .*'here', got 8"):

@@ -37,12 +37,13 @@ from torchsru.data.cache import is_quiet, prepared, summary
 from torchsru.data.prepare import mapped, narrowest
 from torchsru.data.texts import DataError, unreadable
 
-FORMAT = 1  # part of HASH
+FORMAT = 2  # part of HASH
 MODEL = "subwords.model"
 LANGUAGES = ("source", "target")
 PAD, START, END, UNKNOWN = 0, 1, 2, 3  # symbols that stand for no text
 COVERAGE = 0.9999  # part of all characters that are learned; what is rarer is unknown
 SAMPLE = 4_000_000  # sentences that the subwords are learned from, at most
+MAX_BYTES = 4192  # of a sentence, sentencepiece's own default
 BLOCK = 10_000  # sentences cut into subwords at once
 PREPARED = ("source", "heldout", "skip_empty", "vocabulary_size")  # what HASH follows from
 LENGTHS = torch.int32
@@ -396,10 +397,9 @@ def build(data: TranslationData, files: dict[str, tuple[Path, Path]], folder: Pa
                     yield pair
 
         step = -(-counts["train"] * len(LANGUAGES) // SAMPLE)
-        sample = (text for pair in split("learning subwords", "train") for text in pair)
-        model = learn_subwords(
-            islice(sample, 0, None, step), data.vocabulary_size, str(files["train"][0])
-        )
+        pairs = islice(split("learning subwords", "train"), 0, None, step)
+        sample = (text for pair in pairs for text in pair)  # of both languages alike
+        model = learn_subwords(sample, data.vocabulary_size, str(files["train"][0]))
         subwords = Subwords(model)
         (folder / MODEL).write_bytes(model)
         for side in dict.fromkeys(("valid", *files)):
@@ -436,6 +436,7 @@ def learn_subwords(texts: Iterable[str], size: int, where: str) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     texts = list(texts)
+    longest = max((len(text.encode()) for text in texts), default=0)
 
     def learn(size: int) -> bytes:
         out = BytesIO()
@@ -449,6 +450,7 @@ def learn_subwords(texts: Iterable[str], size: int, where: str) -> bytes:
             bos_id=START,
             eos_id=END,
             unk_id=UNKNOWN,
+            max_sentence_length=max(MAX_BYTES, longest),  # what is longer it would leave out
             minloglevel=2,
         )
         return out.getvalue()
