@@ -53,6 +53,28 @@ def test_words_stand_where_they_say(text, expected):
     assert not "".join(text[s:e] for s, e in gaps).strip()  # only blanks are in no word
 
 
+@pytest.mark.parametrize(
+    ("whole", "told"),
+    [
+        (
+            document(question("Wh\ud800en?")),
+            "article 'Ada' question 'q1': question must be Unicode",
+        ),
+        (document(question(name="\udc00")), r"'Ada' paragraph 0: id .*'\\udc00', at 0"),
+        (document(context=f"{CONTEXT}\ud83d"), "'Ada' paragraph 0: context must be Unicode text"),
+        (document(question(), title="A\ud800"), r"article 0: title .* '\\ud800', at 1"),
+        (document(question(answer="\ud800", context="\ud800"), context="a"), "'q1': text must be"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named(tmp_path, whole, told):
+    with pytest.raises(DataError, match=told):
+        load_squad(write(tmp_path, whole))
+    smile = document(question("\U0001f600?"))  # both halves in JSON
+    assert (
+        load_squad(write(tmp_path, smile)).paragraphs[0].questions[0].words.words[0] == "\U0001f600"
+    )
+
+
 def test_an_answer_is_a_slice_of_the_text(tmp_path):
     whole = "wasn't built; it’d cost £7,000"
     asked = [question(), question("What?", whole, "q2"), question("?", "84", "q3")]

@@ -50,6 +50,7 @@ TOKEN = re.compile(
     r"|[^\w\s]",
     re.IGNORECASE,
 )
+SURROGATE = re.compile("[\ud800-\udfff]")
 #: Universal parts of speech, and the kinds of entities of OntoNotes 5: what tags can be.
 PARTS = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN"),
@@ -388,12 +389,18 @@ def parse(file: Path) -> tuple[list[dict], int]:
 
 
 def field(of: Any, name: str, kind: type, where: str) -> Any:
-    """A field of a JSON object. Raises DataError unless it is there and of that type."""
+    """A field of a JSON object. Raises DataError unless it is there and of that type; text that
+    UTF-8 can hold, which JSON's escapes need not be."""
     found = of.get(name) if isinstance(of, dict) else None
     if type(found) is not kind:  # a bool is no number here
         said = {dict: "an object", list: "a list", str: "a string", int: "an integer"}[kind]
         got = f"{short(found)}" if isinstance(of, dict) and name in of else "none"
         raise DataError(f"{where}: {name} must be {said}, got {got}")
+    if kind is str and (half := SURROGATE.search(found)):
+        raise DataError(
+            f"{where}: {name} must be Unicode text, got half of a surrogate pair, "
+            f"{half[0]!r}, at {half.start():,}"
+        )
     return found
 
 
