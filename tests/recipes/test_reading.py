@@ -2,11 +2,13 @@
 
 import io
 import json
+import math
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from torchsru.cli import main
 from torchsru.recipes import from_json, get_recipe, to_json
@@ -122,6 +124,22 @@ def test_vectors_are_fixed_but_for_frequent_words_of_questions(tmp_path, towns, 
     # drawn from a hash either way
     assert [f[:3] for f in again] == [f[:3] for f in found]
     assert capsys.readouterr().err.count("get random vectors") == 1
+    vectors.write_text("Zoe 1 2 3\n")
+    reader = TextReader(open_run(tmp_path / "run"))
+    for _ in range(2):
+        assert reader.answer("Zoe lives in new Ulm.", ["Where does Zoe live?"], 3) == [again]
+    assert capsys.readouterr().err.count("holds other vectors than the run was made with") == 1
+
+
+def test_an_unlikely_answer_is_given_too(tmp_path, towns, monkeypatch):
+    """Where no span is likely, the best one's probability underflows in float32."""
+    train(*make("sru-3", towns, steps=2), tmp_path / "run")
+    reader = TextReader(open_run(tmp_path / "run"))
+    ends = torch.tensor([[-200.0, 0.0]]), torch.tensor([[0.0, -201.0]])
+    monkeypatch.setattr(reader, "_read", lambda *_: ends)
+    (found,) = reader.answer("in Rome", ["Where?"], 9)
+    assert [f.text for f in found] == ["in", "Rome", "in Rome"]  # not what ends before it begins
+    assert [f.probability for f in found] == pytest.approx([math.exp(-n) for n in (200, 201, 401)])
 
 
 def test_answers_are_slices_and_those_of_one_question_alone(tmp_path, towns):

@@ -4,6 +4,7 @@ RUN/words.json  the words that the model has vectors of
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -89,7 +90,11 @@ class ReadingRecipe(Recipe):
         )
         about: dict[str, Any] = {"words": words, "vectors": None}
         if vectors:
-            about["vectors"] = {"size": vectors.size, "deviation": vectors.deviation}
+            about["vectors"] = {
+                "size": vectors.size,
+                "deviation": vectors.deviation,
+                "content": vectors.content,
+            }
         features = count_features(bool(self.data.tagger))
         return Prepared(
             task,
@@ -223,6 +228,7 @@ class TextReader:
             self.place = {word: i for i, word in enumerate(about["words"])}
             fixed, count = about["vectors"], len(self.place)
             self.deviation: Any = fixed["deviation"] if fixed else None
+            self.content = fixed["content"] if fixed else None
             table = torch.empty(count, fixed["size"]) if fixed else None  # the weights hold it
             features = count_features(bool(data.tagger))
             self.model = Reader(self.recipe.model, features, table, count)
@@ -230,14 +236,24 @@ class TextReader:
             raise RunError(f"{file} is damaged: {error!r}") from error
         self.facts = run.load_weights(self.model)
         self.tagger = Tagger(data.tagger) if data.tagger else None
-        self._told = False  # that the vectors are gone
         self.model.eval()
         make_fabric(self.recipe.training, alone=True).to_device(self.model)
 
     @cached_property
-    def vectors(self) -> Vectors:
-        """Those that the run was made with. Raises DataError if they are gone."""
-        return load_vectors(self.recipe.data.vectors)
+    def vectors(self) -> Vectors | None:
+        """Those that the run was made with; None if they are gone."""
+        source = self.recipe.data.vectors
+        try:
+            found = load_vectors(source)
+            if found.content != self.content:
+                raise DataError(f"{source!r} holds other vectors than the run was made with")
+            return found
+        except DataError as error:
+            print(
+                f"torchsru: {error}; words that {self.run.folder} does not know get random vectors",
+                file=sys.stderr,
+            )
+            return None
 
     def cut(self, context: str) -> Cut:
         """A context in words. Raises ValueError if it holds none."""
@@ -270,11 +286,12 @@ class TextReader:
         spans = best_spans(start, end, self.recipe.model.longest, top)
         return [
             [
-                Found(cut.slice(i, k), cut.starts[i], cut.ends[k], value)
+                # in double precision: an unlikely answer's probability may be none of float32
+                Found(cut.slice(i, k), cut.starts[i], cut.ends[k], math.exp(value))
                 for i, k, value in zip(*row, strict=True)
-                if value > 0
+                if value > -math.inf
             ]
-            for row in zip(*(t.tolist() for t in (*spans[:2], spans[2].exp())), strict=True)
+            for row in zip(*(t.tolist() for t in spans), strict=True)
         ]
 
     def paragraphs(self, split: str, paths: tuple[str, ...] = ()) -> tuple[list[Paragraph], int]:
@@ -330,17 +347,9 @@ class TextReader:
 
     def _unseen(self, words: list[str], size: int) -> Tensor:
         """The vectors of words that the run does not know; drawn ones if its vectors are gone."""
-        try:
+        if self.vectors:
             return self.vectors.find(words)
-        except DataError as error:
-            if not self._told:
-                print(
-                    f"torchsru: {error}; words that {self.run.folder} does not know get random "
-                    "vectors",
-                    file=sys.stderr,
-                )
-            self._told = True
-            return torch.stack([drawn(word, size) * self.deviation for word in words])
+        return torch.stack([drawn(word, size) * self.deviation for word in words])
 
 
 #: name: what it is, and the model; the sizes are those of the paper's table 2
