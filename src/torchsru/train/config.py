@@ -79,8 +79,8 @@ class Training:
     checkpoints: int = 10
     """Checkpoints spread evenly over the budget; the end of the run saves one in any case."""
     keep: Keep = "last"
-    """Weights that the run gives: "last"; or "best", those of the best evaluation, as in papers
-    that choose a model on held-out data and judge it on a test set."""
+    """Weights that the run gives: "last"; or "best", those of the best evaluation, of equal
+    ones the last, as in papers that choose a model on held-out data and judge it on a test set."""
     average: int = 1
     """Newest checkpoints whose weights' mean the run gives, with keep "last", as many as there are
     (Vaswani et al. 2017, section 6.1); so many are kept."""

@@ -385,12 +385,12 @@ def fit(
 
 
 def is_better(task: Task, found: dict[str, float], best: dict[str, Any] | None) -> bool:
-    """Whether an evaluation is better than the best one before, by its first number; NaN is worse
-    than any other."""
+    """Whether an evaluation is at least as good as the best one before, by its first number: of
+    equal ones the last counts, which has been trained for longest. NaN is worse than any other."""
     name = next(iter(found))
     if best is None or math.isnan(before := best["numbers"][name]):
         return True
-    return found[name] > before if task.higher_is_better else found[name] < before
+    return found[name] >= before if task.higher_is_better else found[name] <= before
 
 
 def own_seed(seed: int, rank: int, step: int) -> int:
