@@ -136,6 +136,21 @@ def test_a_run_is_stopped_and_resumed(tmp_path, paths):
         train(name, other, tmp_path / "parts", resume=True)
 
 
+def test_files_to_judge_by_may_move_but_not_change(tmp_path, paths):
+    valid = write(tmp_path, "valid", in_both(20, 1))
+    name, recipe = make("multi30k-sru", paths, {"steps": 2}, valid_paths=valid)
+    train(name, recipe, tmp_path / "run")
+    longer = replace(recipe.training, steps=4)
+    for count in (20, 19):
+        moved = write(tmp_path, "moved", in_both(count, 1))
+        data = replace(recipe.data, valid_paths=moved)
+        again = replace(recipe, data=data, training=longer)
+        if count == 20:
+            assert train(name, again, tmp_path / "run", resume=True)["steps"] == 4
+    with pytest.raises(RunError, match="other data"):
+        train(name, again, tmp_path / "run", resume=True)
+
+
 def test_the_mean_of_checkpoints_is_what_a_run_gives(tmp_path, paths):
     training = {"steps": 20, "checkpoints": 5, "evaluations": 1, "keep": "last", "average": 3}
     train(*make("multi30k-transformer", paths, training), tmp_path / "run")

@@ -19,7 +19,7 @@ import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from torchsru.data.files import read
 from torchsru.data.texts import DataError
@@ -104,6 +104,9 @@ class ClassificationData:
     """B, sentences per optimiser step, all devices together."""
     eval_batch: int = 128
     """Sentences per step of an evaluation."""
+
+    # what they hold is compared when a run goes on, not where it is
+    locations: ClassVar[tuple[str, ...]] = ("paths", "test_paths")
 
     def __post_init__(self) -> None:
         for name, least in (("folds", 3), ("fold", 0), ("batch", 1), ("eval_batch", 1)):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -78,6 +78,9 @@ class DenoisingData:
     """B, mixtures per optimiser step, all devices together."""
     eval_batch: int = 16
     """Mixtures per step of an evaluation."""
+
+    # what they hold is compared when a run goes on, not where it is
+    locations: ClassVar[tuple[str, ...]] = ("paths", "noise_paths")
 
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):

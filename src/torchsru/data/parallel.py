@@ -26,7 +26,7 @@ from functools import cached_property
 from io import BytesIO
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from rich.console import Console
@@ -99,6 +99,9 @@ class TranslationData:
     """Hypotheses that the search of `eval` and `translate` keeps of each sentence; 1: greedy."""
     eval_length_penalty: float = 0.6
     """Its alpha: a hypothesis of n subwords is worth its log probability / ((5 + n) / 6)^alpha."""
+
+    # what they hold is compared when a run goes on, not where it is
+    locations: ClassVar[tuple[str, ...]] = ("paths", "valid_paths", "test_paths")
 
     def __post_init__(self) -> None:
         for name, least in (

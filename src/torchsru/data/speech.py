@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -81,6 +81,9 @@ class SpeechData:
     """Utterances per step of an evaluation."""
     eval_beam: int = 8
     """Prefixes that the search of `torchsru eval` keeps."""
+
+    # what they hold is compared when a run goes on, not where it is
+    locations: ClassVar[tuple[str, ...]] = ("paths", "test_paths")
 
     def __post_init__(self) -> None:
         for name, allowed in (("source", get_args(Source)), ("units", get_args(Units))):

@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -86,6 +86,9 @@ class ReadingData:
     """B, questions per optimiser step, all devices together."""
     eval_batch: int = 64
     """Questions per step of an evaluation."""
+
+    # what they hold is compared when a run goes on, not where it is
+    locations: ClassVar[tuple[str, ...]] = ("paths", "valid_paths", "test_paths", "tagger")
 
     def __post_init__(self) -> None:
         for name, least in (("folds", 3), ("fold", 0), ("batch", 1), ("eval_batch", 1)):
