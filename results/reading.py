@@ -81,7 +81,7 @@ def measure(kind: str, model: str, lr: float, fold: int, file: str) -> None:
         where = Path(parent, "run")
         result = train(f"answer-{model}", recipe_of(model, file, fold, lr), where)
         reader = TextReader(open_run(where))
-        scored = reader.score(reader.paragraphs("test")[0], 32) if kind == "run" else []
+        scored = reader.score(reader.paragraphs("test"), 32) if kind == "run" else []
         log = [row for row in read_log(where) if row["kind"] == "eval"]
     add(
         {

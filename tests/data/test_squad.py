@@ -11,6 +11,7 @@ from torchsru.data.squad import (
     ENTITIES,
     PARTS,
     ReadingData,
+    count_unanswerable,
     cut_texts,
     dealt,
     load_reading,
@@ -83,7 +84,7 @@ def test_an_answer_is_a_slice_of_the_text(tmp_path):
     assert paragraph.context.text == CONTEXT and paragraph.article == "Ada"
     found = [paragraph.context.slice(q.first, q.last) for q in paragraph.questions]
     assert found == ["1843", whole, "1843"]  # the last one's words overlap it
-    assert (squad.inexact, squad.unanswerable) == (1, 0)
+    assert (squad.inexact, count_unanswerable(squad.paragraphs)) == (1, 0)
     assert [q.answers for q in paragraph.questions] == [("1843",), (whole,), ("84",)]
 
 
@@ -91,7 +92,7 @@ def test_questions_without_an_answer_are_counted_and_left_out(tmp_path):
     none = {"id": "q2", "question": "Why?", "answers": [], "is_impossible": True}
     plausible = {**none, "id": "q3", "plausible_answers": [{"text": "it", "answer_start": 10}]}
     squad = load_squad(write(tmp_path, document(question(is_impossible=False), none, plausible)))
-    assert squad.unanswerable == 2 and len(squad.paragraphs[0].questions) == 1
+    assert squad.paragraphs[0].unanswerable == 2 and len(squad.paragraphs[0].questions) == 1
     with pytest.raises(DataError, match="holds no question with an answer"):
         load_squad(write(tmp_path, document(none)))
     del none["is_impossible"]

@@ -186,11 +186,17 @@ def test_the_command_from_training_to_answers(tmp_path, towns, capsys, monkeypat
     answer, probability, place = capsys.readouterr().out.rstrip("\n").split("\t")
     start, end = map(int, place.split(":"))
     assert answer == text[start:end] == "Rome" and 0 < float(probability) <= 1
-    monkeypatch.setattr("sys.stdin", Stdin(b"Where does Una live?\n\nWhere does Ada live?"))
+    file.write_text(f"\ufeff{text}", encoding="utf-8")  # where words stand is told as in the file
+    assert main([*ask, "--question", "Where does Tom live?"]) == 0
+    marked = capsys.readouterr().out.rstrip("\n").split("\t")
+    assert marked == [answer, probability, f"{start + 1}:{end + 1}"]
+    asked = "\ufeffWhere does Una live?\n\nWhere does Ada live?"
+    monkeypatch.setattr("sys.stdin", Stdin(asked.encode()))
     assert main([*ask, "--json", "--top", "2"]) == 0
     lines = capsys.readouterr().out.split("\n")
     assert [bool(line) for line in lines] == [True, False, True, False]
     rows = [json.loads(line) for line in lines if line]
+    assert rows[0]["question"] == "Where does Una live?"
     assert [row["answers"][0]["text"] for row in rows] == ["Bath", "Kiel"]
     assert [len(row["answers"]) for row in rows] == [2, 2]
 
@@ -242,6 +248,10 @@ def test_other_data_than_a_run_was_trained_on_are_refused(tmp_path, towns, capsy
     assert (found["questions"], found["unanswerable"]) == (143, 1)
     train(*make("sru-3", towns, steps=2), tmp_path / "another")
     assert "1 questions without an answer are left out" in capsys.readouterr().err
+    own = [run.recipe.evaluate(open_run(tmp_path / "another"), paths=(), split=split, layout={})
+           for split in ("train", "valid", "test")]  # fmt: skip
+    assert sorted(found["unanswerable"] for found in own) == [0, 0, 1]  # each split's own
+    assert [found["questions"] + found["unanswerable"] for found in own] == [72, 36, 36]
 
 
 def test_a_run_with_files_to_choose_by_has_no_test_part(tmp_path, towns):

@@ -58,10 +58,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def text_of(file: Path) -> str:
-    """A file's text, line ends as they are. Raises DataError unless it is UTF-8."""
+    """A file's text, line ends as they are; a byte order mark as a blank, so that all else stands
+    where it does in the file. Raises DataError unless it is UTF-8."""
     content = read(file)
     try:
-        return content.decode()
+        text = content.decode()
+        return f" {text[1:]}" if text.startswith("\ufeff") else text
     except UnicodeDecodeError as error:
         raise DataError(
             f"{str(file)!r} is not UTF-8: byte {content[error.start]:#04x} at {error.start:,}"

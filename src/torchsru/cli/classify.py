@@ -63,9 +63,11 @@ def blocks_of(file: str) -> Iterator[list[str]]:
 
 
 def decoded(line: bytes, where: str, number: int) -> str:
-    """A line without its end. Raises DataError unless it is UTF-8."""
+    """A line without its end, the first without a byte order mark. Raises DataError unless it is
+    UTF-8."""
     try:
-        return line.rstrip(b"\r\n").decode("utf-8-sig" if number == 1 else "utf-8")
+        text = line.rstrip(b"\r\n").decode()
+        return text.removeprefix("\ufeff") if number == 1 else text
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where} line {number} is not UTF-8: byte {line[error.start]:#04x} at {error.start}"

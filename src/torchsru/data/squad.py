@@ -22,7 +22,7 @@ import random
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ from torchsru.data.cache import is_quiet, prepared, summary
 from torchsru.data.files import read
 from torchsru.data.texts import DataError, unreadable
 
-FORMAT = 1  # part of the key: what another version prepared is prepared anew
+FORMAT = 2  # part of the key: what another version prepared is prepared anew
 ROWS, COUNTS = "paragraphs.jsonl", "counts.json"
 BLOCK = 64  # paragraphs that a process takes at once
 FEW = 4096, 512  # paragraphs below which one process is faster: without and with a tagger
@@ -142,14 +142,19 @@ class Paragraph(NamedTuple):
     article: str
     context: Cut
     questions: tuple[Question, ...]
+    unanswerable: int = 0
+    """More questions on it, which have no answer and are left out."""
+
+
+def count_unanswerable(paragraphs: Iterable[Paragraph]) -> int:
+    """Questions that have no answer, and are left out."""
+    return sum(paragraph.unanswerable for paragraph in paragraphs)
 
 
 class Squad(NamedTuple):
     """What a file holds."""
 
     paragraphs: list[Paragraph]
-    unanswerable: int
-    """Questions that have no answer, and are left out."""
     inexact: int
     """First answers that begin or end inside a word."""
     content: str
@@ -248,12 +253,13 @@ def to_paragraph(row: dict[str, Any]) -> Paragraph:
         Question(q["id"], Cut(*q["words"]), tuple(q["answers"]), q["first"], q["last"])
         for q in row["questions"]
     )
-    return Paragraph(row["article"], Cut(*row["context"]), tuple(questions))
+    context, unanswerable = Cut(*row["context"]), row["unanswerable"]
+    return Paragraph(row["article"], context, tuple(questions), unanswerable)
 
 
 def build(file: Path, tagger: str, processes: int | None, folder: Path) -> None:
     """Write a file's paragraphs, cut, and its counts into a folder. Raises DataError."""
-    rows, unanswerable = parse(file)
+    rows = parse(file)
     if processes is None:
         processes = cores() if len(rows) >= FEW[bool(tagger)] else 1
     blocks = [rows[at : at + BLOCK] for at in range(0, len(rows), BLOCK)]
@@ -272,8 +278,7 @@ def build(file: Path, tagger: str, processes: int | None, folder: Path) -> None:
             for line, found in block:
                 stream.write(line + "\n")
                 inexact += found
-    counts = {"unanswerable": unanswerable, "inexact": inexact}
-    (folder / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
+    (folder / COUNTS).write_text(json.dumps({"inexact": inexact}), encoding="utf-8")
 
 
 def cut_blocks(
@@ -337,7 +342,12 @@ def cut_rows(rows: list[dict], where: str, tagger: Tagger | None) -> list[tuple[
                     "last": last,
                 }
             )
-        about = {"article": row["article"], "context": listed(context), "questions": questions}
+        about = {
+            "article": row["article"],
+            "context": listed(context),
+            "questions": questions,
+            "unanswerable": row["unanswerable"],
+        }
         found.append((json.dumps(about), inexact))
     return found
 
@@ -347,10 +357,11 @@ def listed(cut: Cut) -> list:
     return [cut.text, cut.starts, cut.ends, cut.lemmas, cut.parts, cut.entities]
 
 
-def parse(file: Path) -> tuple[list[dict], int]:
-    """A file's paragraphs with their answerable questions, checked, and how many others it holds.
+def parse(file: Path) -> list[dict]:
+    """A file's paragraphs with their answerable questions, checked, and how many others they have.
 
-    Returns: {"article", "context", "asked": [{"id", "text", "answers": [(text, start), ...]}]}.
+    Returns: {"article", "context", "asked": [{"id", "text", "answers": [(text, start), ...]}],
+        "unanswerable"} of each.
     """
     where = repr(str(file))
     content = read(file)
@@ -362,14 +373,15 @@ def parse(file: Path) -> tuple[list[dict], int]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON: {error}") from error
-    rows, seen, unanswerable = [], set(), 0
+    rows: list[dict] = []
+    seen: set[str] = set()
     for i, article in enumerate(field(whole, "data", list, where)):
         title = field(article, "title", str, f"{where} article {i}")
         at = f"{where} article {title!r}"
         for k, paragraph in enumerate(field(article, "paragraphs", list, at)):
             here = f"{at} paragraph {k}"
             context = field(paragraph, "context", str, here)
-            asked = []
+            asked, unanswerable = [], 0
             for question in field(paragraph, "qas", list, here):
                 name = field(question, "id", str, here)
                 this = f"{at} question {name!r}"
@@ -385,10 +397,17 @@ def parse(file: Path) -> tuple[list[dict], int]:
                     raise DataError(f"{this}: answers must hold one, or is_impossible be true")
                 answers = [checked_answer(answer, context, this) for answer in found]
                 asked.append({"id": name, "text": text, "answers": answers})
-            rows.append({"article": title, "context": context, "asked": asked})
+            rows.append(
+                {
+                    "article": title,
+                    "context": context,
+                    "asked": asked,
+                    "unanswerable": unanswerable,
+                }
+            )
     if not any(row["asked"] for row in rows):
         raise DataError(f"{where} holds no question with an answer")
-    return rows, unanswerable
+    return rows
 
 
 def field(of: Any, name: str, kind: type, where: str) -> Any:
@@ -399,7 +418,7 @@ def field(of: Any, name: str, kind: type, where: str) -> Any:
         said = {dict: "an object", list: "a list", str: "a string", int: "an integer"}[kind]
         got = f"{short(found)}" if isinstance(of, dict) and name in of else "none"
         raise DataError(f"{where}: {name} must be {said}, got {got}")
-    if kind is str and (half := SURROGATE.search(found)):
+    if isinstance(found, str) and (half := SURROGATE.search(found)):
         raise DataError(
             f"{where}: {name} must be Unicode text, got half of a surrogate pair, "
             f"{half[0]!r}, at {half.start():,}"
@@ -438,7 +457,6 @@ class Sides:
     """train, valid and, unless there is none, test."""
     content: str
     """Hash of all that the sides follow from."""
-    unanswerable: int
     inexact: int
 
 
@@ -481,7 +499,6 @@ def load_reading(data: ReadingData) -> Sides:
     return Sides(
         sides,
         hashlib.sha256(json.dumps([*rule, data.folds if held else 0]).encode()).hexdigest(),
-        sum(squad.unanswerable for squad in every),
         sum(squad.inexact for squad in every),
     )
 

@@ -24,6 +24,7 @@ from torchsru.data.squad import (
     Paragraph,
     ReadingData,
     Tagger,
+    count_unanswerable,
     cut_texts,
     load_reading,
     load_squad,
@@ -67,8 +68,8 @@ class ReadingRecipe(Recipe):
     def prepare(self) -> Prepared:
         """Read questions and vectors. Raises DataError."""
         found = load_reading(self.data)
-        if found.unanswerable:
-            tell(f"{found.unanswerable:,} questions without an answer are left out")
+        if left := sum(map(count_unanswerable, found.sides.values())):
+            tell(f"{left:,} questions without an answer are left out")
         if found.inexact:
             tell(f"{found.inexact:,} answers begin or end inside a word: they are widened to words")
         vectors = load_vectors(self.data.vectors) if self.data.vectors else None
@@ -115,13 +116,13 @@ class ReadingRecipe(Recipe):
         if unknown := layout.keys() - {"eval_batch"}:
             raise ValueError(f"{min(unknown)} is of language models; {run.folder} is none")
         reader = TextReader(run)
-        paragraphs, unanswerable = reader.paragraphs(split, paths)
+        paragraphs = reader.paragraphs(split, paths)
         started = time.perf_counter()
         scored = reader.score(paragraphs, layout.get("eval_batch", self.data.eval_batch))
         return {
             **means(scored),
             "questions": len(scored),
-            "unanswerable": unanswerable,
+            "unanswerable": count_unanswerable(paragraphs),
             "seconds": time.perf_counter() - started,
         }
 
@@ -294,13 +295,13 @@ class TextReader:
             for row in zip(*(t.tolist() for t in spans), strict=True)
         ]
 
-    def paragraphs(self, split: str, paths: tuple[str, ...] = ()) -> tuple[list[Paragraph], int]:
-        """A side of the run's own data, or other files; and how many questions without an answer
-        were left out. Raises DataError; RunError if the run's data are other ones now."""
+    def paragraphs(self, split: str, paths: tuple[str, ...] = ()) -> list[Paragraph]:
+        """A side of the run's own data, or other files. Raises DataError; RunError if the run's
+        data are other ones now."""
         data = self.recipe.data
         if paths:
             squads = [load_squad(Path(path), data.tagger) for path in paths]
-            return [p for s in squads for p in s.paragraphs], sum(s.unanswerable for s in squads)
+            return [p for squad in squads for p in squad.paragraphs]
         found = load_reading(data)
         if found.content != self.facts.get("content"):
             raise RunError(
@@ -312,7 +313,7 @@ class TextReader:
                 f"{self.run.folder} has no {split} part beside its valid_paths; name files of your "
                 "own with --data"
             )
-        return found.sides[split], found.unanswerable
+        return found.sides[split]
 
     def score(self, paragraphs: Sequence[Paragraph], batch: int) -> list[Scored]:
         """An answer to every question, and what it is worth; `batch` of them at once."""

@@ -117,7 +117,7 @@ class Encoding:
     def examples(self, paragraphs: Iterable[Paragraph]) -> list[Example]:
         """Every question of paragraphs."""
         found = []
-        for article, cut, questions in paragraphs:
+        for article, cut, questions, _ in paragraphs:
             context = self.context(cut) if questions else None
             for q in questions:
                 assert context is not None
