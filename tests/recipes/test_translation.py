@@ -193,7 +193,9 @@ def test_the_command_from_training_to_translations(tmp_path, paths, capsys, monk
     shown = capsys.readouterr().out.split("\n")
     assert shown == [*(best[0].text for best in translate(beam=1)), ""]
     assert shown[1] == "" and shown[0] and shown[2]
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + text.read_bytes()))
+    )
     options = ["--beam", "4", "--best", "2", "--length-penalty", "0"]
     assert main(["translate", run, "-", "--json", *options]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -219,6 +221,11 @@ def test_the_command_refuses_bad_input(tmp_path, paths, capsys):
         (["translate", run, str(tmp_path / "nowhere")], "nowhere"),
         (["translate", run, paths[0], "--beam", "0"], "beam must be at least 1, got 0"),
         (["translate", run, paths[0], "--best", "2"], "best must be 1 without --json, got 2"),
+        (["translate", run, paths[0], "--best", "0"], "best must lie in [1, beam = 2], got 0"),
+        (
+            ["translate", run, paths[0], "--json", "--best", "4", "--beam", "3"],
+            "best must lie in [1, beam = 3], got 4",
+        ),
         (["eval", run, "--split", "test"], "the data have no 'test' part"),
         (["eval", run, "--unroll", "5"], "eval_unroll is of language models"),
         (["eval", run, "--data", paths[0]], "--data takes two files"),
@@ -236,6 +243,15 @@ def test_other_data_than_a_run_was_trained_on_are_refused(tmp_path, paths):
     write(tmp_path, "train", in_both(301))
     with pytest.raises(RunError, match="was trained on other data than what is there now"):
         evaluate_run(open_run(tmp_path / "run"))
+
+
+def test_pairs_that_are_too_long_are_told_of(tmp_path, paths, capsys):
+    some = make("multi30k-sru", paths, longest=5)[1].prepare().task
+    told = capsys.readouterr().err
+    assert 0 < some.dropped < 270 and len(some.train.source) == 270
+    assert f"{some.dropped} of 270 pairs are not trained on: a side has more than 5" in told
+    assert make("multi30k-sru", paths)[1].prepare().task.dropped == 0
+    assert "not trained on" not in capsys.readouterr().err
 
 
 def test_a_text_without_a_word_has_an_empty_translation(tmp_path, paths):

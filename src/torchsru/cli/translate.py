@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torchsru.cli import Refused
@@ -45,7 +46,10 @@ def main(argv: Sequence[str]) -> int:
         given = {"beam": parsed.beam, "length_penalty": parsed.length_penalty}
         usual = {"beam": data.eval_beam, "length_penalty": data.eval_length_penalty}
         usual |= {name: value for name, value in given.items() if value is not None}
-        search = Search(**usual, wanted=parsed.best)
+        search = Search(**usual)
+        if not 1 <= parsed.best <= search.beam:
+            raise Refused(f"best must lie in [1, beam = {search.beam}], got {parsed.best}")
+        search = replace(search, wanted=parsed.best)
         translator = TextTranslator(run)
         for line in translated(translator, blocks_of(parsed.file), search, parsed.json):
             print(line, flush=parsed.file == "-")

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from torchsru.data.cache import tell
 from torchsru.data.parallel import MODEL, Subwords, TranslationData, load_parallel, read_pairs
 from torchsru.data.texts import DataError
 from torchsru.models.beam import Hypothesis, Search
@@ -51,6 +52,11 @@ class TranslationRecipe(Recipe):
             label_smoothing=self.model.label_smoothing,
             seed=self.training.seed,
         )
+        if task.dropped:
+            tell(
+                f"{task.dropped:,} of {len(task.train.source):,} pairs are not trained on: a side "
+                f"has more than {min(self.data.longest, self.data.batch)} subwords"
+            )
         make = partial(Translator, self.model, found.subwords.size)
         return Prepared(task, make, {MODEL: found.subwords.model})
 

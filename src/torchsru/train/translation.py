@@ -111,6 +111,9 @@ class Translation:
         seed: of the order.
 
     Raises: DataError if no pair is short enough.
+
+    Attributes:
+        dropped: pairs to learn from that are too long.
     """
 
     unit = "subword"
@@ -140,6 +143,7 @@ class Translation:
                 f"data.longest and data.batch must be {int(sizes.min())} at least, the shortest "
                 f"pair, got {longest} and {batch}"
             )
+        self.dropped = len(sizes) - len(self._pairs)
         self._sizes = sizes[self._pairs]
         self._cut = cut(self._sizes.sort().values.tolist(), batch)
         self.train, self.heldout, self.texts, self.subwords = train, heldout, texts, subwords
