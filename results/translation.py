@@ -105,17 +105,15 @@ def run(folder: str) -> None:
 def table() -> None:
     """Write the newest rows into the page, and draw BLEU against seconds."""
     newest = {(r["model"], r["seed"]): r for r in rows() if r["kind"] == "run"}
-    if not newest:
-        sys.exit(f"{ROWS} holds no run yet")
+    found = {m: [newest[m, s] for s in range(REPEATS) if (m, s) in newest] for m in NAMES}
+    if lacking := [m for m, runs in found.items() if len(runs) < REPEATS]:
+        sys.exit(f"{ROWS} lacks runs of {', '.join(lacking)}: `run FOLDER` comes first")
     lines = [
         "| model | parameters | rate | BLEU, beam 5 | chrF, beam 5 | BLEU, greedy | trained at "
         "| decoded at, beam 5 | greedy |",
         "|---" * 9 + "|",
     ]
-    found = {model: [r for (m, _), r in newest.items() if m == model] for model in NAMES}
     for model, runs in found.items():
-        if not runs:
-            continue
 
         def tested(name: str, beam: int, runs: list[dict] = runs) -> list[float]:
             return [r["test"][str(beam)][name] for r in runs]
@@ -165,8 +163,6 @@ def draw(found: dict[str, list[dict]]) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for model, runs in found.items():
-        if not runs:
-            continue
         points = list(zip(*(r["curve"] for r in runs), strict=True))
         seconds = [statistics.mean(s for s, _ in point) for point in points]
         axes.plot(seconds, [statistics.mean(b for _, b in p) for p in points], label=NAMES[model])
