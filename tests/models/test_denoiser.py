@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from torchsru.models.denoiser import Denoiser, DenoiserConfig
-from torchsru.models.recognizer import Kind
+from torchsru.models.sound import Kind
 
 SIZES = torch.tensor([1000, 1, 640, 577])
 

@@ -3,7 +3,8 @@ from typing import get_args
 import pytest
 import torch
 
-from torchsru.models.recognizer import MASKS, Kind, Recognizer, RecognizerConfig, spans
+from torchsru.models.recognizer import MASKS, Recognizer, RecognizerConfig, spans
+from torchsru.models.sound import Kind
 
 SIZES = torch.tensor([2000, 1, 1280, 700])
 
@@ -66,7 +67,7 @@ def test_a_step_needs_whole_steps_of_one_direction():
 
 def test_statistics_and_weights_are_saved_together():
     names = {name for name, _ in make().named_buffers()}
-    assert {"mean", "deviation"} <= names & make().state_dict().keys()
+    assert {"standardized.mean", "standardized.deviation"} <= names & make().state_dict().keys()
     assert not {"features.window", "features.filters"} & make().state_dict().keys()
 
 

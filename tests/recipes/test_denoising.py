@@ -115,7 +115,7 @@ def test_the_command_from_training_to_a_clean_file(
     tmp_path, digits, noisy, clean, capfdbinary, monkeypatch
 ):
     run = str(tmp_path / "run")
-    noises = ["--data.noises", '["white"]']
+    noises = ["--data.noises", "white"]
     assert main(["train", NAME, "--data", str(digits), *noises, "--out", run]) == 0
     assert b"torchsru denoise" in capfdbinary.readouterr().out
     assert main(["eval", run, "--split", "test"]) == 0

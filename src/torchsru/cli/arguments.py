@@ -8,7 +8,7 @@ import textwrap
 import typing
 from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -36,11 +36,19 @@ def add_recipe_options(parser: ArgumentParser, recipe: type[Recipe]) -> None:
         hints, described = typing.get_type_hints(kind), dict(field_docs(kind))
         for field in fields(kind):
             option, about = f"--{part}.{field.name}", described[field.name].replace("%", "%%")
-            more: dict[str, Any] = {"type": hints[field.name]}
+            more = words_of(hints[field.name])
             if option == PATHS:
-                more = {"type": str, "nargs": "+", "metavar": "PATH"}
+                more |= {"nargs": "+", "metavar": "PATH"}
                 about += " Short: --data PATH ..."
             parser.add_argument(option, default=SUPPRESS, help=about, **more)
+
+
+def words_of(hint: Any) -> dict[str, Any]:
+    """How a field of this type is written: a tuple as several words."""
+    if typing.get_origin(hint) is not tuple:
+        return {"type": hint}
+    first, *others = typing.get_args(hint)
+    return {"type": first, "nargs": "*" if others == [...] else 1 + len(others)}
 
 
 def recipe_from(base: R, parsed: Namespace) -> R:
@@ -50,9 +58,10 @@ def recipe_from(base: R, parsed: Namespace) -> R:
         if given := parsed.get(part):
             values[part] |= given.as_dict()
     training = parsed.get("training")
-    budgets = {"steps", "epochs"} & (training.as_dict().keys() if training else set())
-    if len(budgets) == 1:  # the one that is given stands in the place of the recipe's other
-        values["training"][({"steps", "epochs"} - budgets).pop()] = None
+    asked = training.as_dict() if training else {}
+    if any(asked.get(name) is not None for name in ("steps", "epochs")):
+        # in the place of the recipe's own budget, whatever that counts
+        values["training"] |= {name: asked.get(name) for name in ("steps", "epochs", "seconds")}
     try:
         return from_json(type(base), values)
     except ValueError as error:
@@ -114,16 +123,22 @@ def make_parser(command: str, description: str) -> ArgumentParser:
 
 
 def field_docs(kind: type) -> Iterator[tuple[str, str]]:
-    """Each field of a dataclass with the string that stands below it in the source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        match field, below:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(text))),
-            ):
-                yield name, " ".join(text.split())
+    """Each field of a dataclass, those it inherits first, with the string that stands below it in
+    the source."""
+    found: dict[str, str] = {}
+    for part in reversed(kind.__mro__):
+        if not is_dataclass(part):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, below in zip(body.body, body.body[1:], strict=False):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = " ".join(text.split())
+    yield from found.items()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,14 +14,13 @@ Check      tests/models/test_denoiser.py
 """
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchsru.models.recognizer import Kind
-from torchsru.nn import RNNS
+from torchsru.models.sound import StackConfig, Standardized
 
 OVERLAP = 4  # W / H
 HOP_S = 0.008
@@ -29,38 +28,18 @@ FLOOR = 2.0**-30 / 12  # power of rounding to 16 bits, as in torchsru.models.log
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiserConfig:
+class DenoiserConfig(StackConfig):
     """Shape of a denoiser."""
 
-    rnn: Kind = "sru"
-    """Kind of layer; see torchsru.nn.RNNS."""
     width: int = 256
     """d, channels of each layer and direction."""
-    layers: int = 4
-    """Layers, stacked."""
-    bidirectional: bool = False
-    """Half of each layer runs backward in time; without it, live sound can be cleaned."""
-    dropout: float = 0.0
-    """Between layers."""
-    highway_bias: float = 0.0
-    """sru: initial bias of the reset gate."""
     rate: int = 8000
     """Samples per second of the sound, a multiple of 125."""
 
     def __post_init__(self) -> None:
-        if self.rnn not in get_args(Kind):
-            raise ValueError(f"rnn must be one of {', '.join(get_args(Kind))}, got {self.rnn!r}")
-        for name in ("width", "layers"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__post_init__()
         if self.rate < 1000 or self.rate % 125:
             raise ValueError(f"rate must be a multiple of 125, at least 1000, got {self.rate}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not -100 < self.highway_bias < 100:
-            raise ValueError(f"highway_bias must lie in (-100, 100), got {self.highway_bias}")
-        if self.highway_bias and self.rnn != "sru":
-            raise ValueError(f"highway_bias needs rnn='sru', got {self.highway_bias}")
 
     @property
     def hop(self) -> int:
@@ -87,8 +66,6 @@ class Denoiser(nn.Module):
     """
 
     window: Tensor
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -100,13 +77,8 @@ class Denoiser(nn.Module):
         self.config = c = config
         window = torch.hann_window(OVERLAP * c.hop, dtype=torch.float64).sqrt().float()
         self.register_buffer("window", window, persistent=False)
-        zeros, ones = torch.zeros(c.bins), torch.ones(c.bins)
-        self.register_buffer("mean", zeros if mean is None else mean.float())
-        self.register_buffer("deviation", ones if deviation is None else deviation.float())
-        options: dict[str, Any] = {"dropout": c.dropout, "bidirectional": c.bidirectional}
-        if c.rnn == "sru":
-            options["highway_bias"] = c.highway_bias
-        self.rnn: Any = RNNS[c.rnn](c.bins, c.width, c.layers, **options)
+        self.standardized = Standardized(c.bins, mean, deviation)
+        self.rnn = c.make(c.bins)
         self.output = nn.Linear(self.rnn.output_size, c.bins)
 
     def forward(self, samples: Tensor, sizes: Tensor) -> Tensor:
@@ -184,7 +156,7 @@ class Denoiser(nn.Module):
     def _clean(self, samples: Tensor, state: Any, mask: Tensor | None) -> tuple[Tensor, Any]:
         """[B, W - H + T H] -> masked frames [B, T, W], and the layers' state."""
         spectrum = self._transform(samples)
-        x_BTF = (self._power(spectrum) - self.mean) / self.deviation
+        x_BTF = self.standardized(self._power(spectrum))
         h, state = self.rnn(x_BTF.transpose(0, 1).to(self.output.weight.dtype), state, mask=mask)
         share_BTF = self.output(h).transpose(0, 1).to(self.window.dtype).sigmoid()
         with torch.autocast(samples.device.type, enabled=False):

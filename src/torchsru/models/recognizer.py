@@ -12,36 +12,27 @@ Check      tests/models/test_recognizer.py
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchsru.models.log_mel import HOP_S, LogMel
-from torchsru.nn import RNNS
+from torchsru.models.sound import StackConfig, Standardized
 
-Kind = Literal["sru", "lstm", "gru", "qrnn", "ssru", "mingru", "kernelnn"]
 MASKS = 2  # of each kind, of Park et al. 2019
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecognizerConfig:
+class RecognizerConfig(StackConfig):
     """Shape of a speech recogniser."""
 
-    rnn: Kind = "sru"
-    """Kind of layer; see torchsru.nn.RNNS."""
-    width: int = 128
-    """d, channels of each layer and direction."""
-    layers: int = 4
-    """Layers, stacked."""
     bidirectional: bool = True
     """Half of each layer runs backward in time; without it, recognition can go along with live
     sound."""
     dropout: float = 0.2
     """Between layers and before the output."""
-    highway_bias: float = 0.0
-    """sru: initial bias of the reset gate."""
     rate: int = 8000
     """Samples per second of the sound, a multiple of 200."""
     bands: int = 40
@@ -55,17 +46,10 @@ class RecognizerConfig:
     """The same of frames."""
 
     def __post_init__(self) -> None:
-        if self.rnn not in get_args(Kind):
-            raise ValueError(f"rnn must be one of {', '.join(get_args(Kind))}, got {self.rnn!r}")
-        for name in ("width", "layers", "bands", "stack"):
+        super().__post_init__()
+        for name in ("bands", "stack"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if not -100 < self.highway_bias < 100:
-            raise ValueError(f"highway_bias must lie in (-100, 100), got {self.highway_bias}")
-        if self.highway_bias and self.rnn != "sru":
-            raise ValueError(f"highway_bias needs rnn='sru', got {self.highway_bias}")
         for name, most in (("mask_bands", self.bands), ("mask_frames", 10**6)):
             if not 0 <= (value := getattr(self, name)) <= most:
                 raise ValueError(f"{name} must lie in [0, {most}], got {value}")
@@ -86,9 +70,6 @@ class Recognizer(nn.Module):
         mean, deviation: [M] of the features of the training data; default: 0 and 1.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(
         self,
         config: RecognizerConfig,
@@ -99,13 +80,8 @@ class Recognizer(nn.Module):
         super().__init__()
         self.config = c = config
         self.features = LogMel(c.rate, c.bands)
-        zeros, ones = torch.zeros(c.bands), torch.ones(c.bands)
-        self.register_buffer("mean", zeros if mean is None else mean.float())
-        self.register_buffer("deviation", ones if deviation is None else deviation.float())
-        options: dict[str, Any] = {"dropout": c.dropout, "bidirectional": c.bidirectional}
-        if c.rnn == "sru":
-            options["highway_bias"] = c.highway_bias
-        self.rnn: Any = RNNS[c.rnn](c.stack * c.bands, c.width, c.layers, **options)
+        self.standardized = Standardized(c.bands, mean, deviation)
+        self.rnn = c.make(c.stack * c.bands)
         self.dropout = nn.Dropout(c.dropout)
         self.output = nn.Linear(self.rnn.output_size, symbols)
 
@@ -156,7 +132,7 @@ class Recognizer(nn.Module):
 
     def _embed(self, samples: Tensor) -> Tensor:
         """[B, past + L S] -> what the layers see, [L, B, stack M]."""
-        x_BTM = (self.features(samples) - self.mean) / self.deviation
+        x_BTM = self.standardized(self.features(samples))
         if self.training:
             x_BTM = self._mask(x_BTM)
         x_BTM = x_BTM.to(self.output.weight.dtype)

@@ -1,6 +1,5 @@
 """Denoising: the recipe, its models, and what a run of one is used with."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -113,16 +112,6 @@ class DenoisingRecipe(Recipe):
         )
         return replace(self, model=model, data=data, training=training)
 
-    def with_absolute_paths(self) -> "DenoisingRecipe":
-        """The same from any folder."""
-        data = self.data
-        data = replace(
-            data,
-            paths=tuple(map(os.path.abspath, data.paths)),
-            noise_paths=tuple(map(os.path.abspath, data.noise_paths)),
-        )
-        return replace(self, data=data)
-
     def next_command(self, run: str) -> str:
         """Evaluate on the test part, and clean a file."""
         return f"torchsru eval {run} --split test; torchsru denoise {run} IN.wav OUT.wav"
@@ -161,7 +150,7 @@ class SpeechCleaner:
         self.facts = run.load_weights(self.model)
         self.model.eval()
         make_fabric(run.recipe.training, alone=True).to_device(self.model)
-        self.device = self.model.mean.device
+        self.device = self.model.output.weight.device
 
     @torch.no_grad()
     def clean(self, samples: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ RUN/alphabet.json  the symbols that the model writes
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -145,16 +144,6 @@ class RecognitionRecipe(Recipe):
         )
         return replace(self, model=model, data=data, training=training)
 
-    def with_absolute_paths(self) -> "RecognitionRecipe":
-        """The same from any folder."""
-        data = self.data
-        data = replace(
-            data,
-            paths=tuple(map(os.path.abspath, data.paths)),
-            test_paths=tuple(map(os.path.abspath, data.test_paths)),
-        )
-        return replace(self, data=data)
-
     def next_command(self, run: str) -> str:
         """Evaluate on the test part, and write down a file."""
         return f"torchsru eval {run} --split test; torchsru transcribe {run} FILE"
@@ -225,7 +214,7 @@ class SpeechRecognizer:
         self.facts = run.load_weights(self.model)
         self.model.eval()
         make_fabric(run.recipe.training, alone=True).to_device(self.model)
-        self.device = self.model.mean.device
+        self.device = self.model.output.weight.device
 
     @torch.no_grad()
     def log_probabilities(self, samples: Tensor) -> Tensor:
