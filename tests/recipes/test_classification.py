@@ -103,7 +103,7 @@ def test_epochs_are_passes_over_the_sentences(tmp_path, reviews):
 def test_vectors_serve_words_that_were_never_seen(tmp_path, reviews, vectors):
     train(*make("sru", reviews, vectors=str(vectors)), tmp_path / "run")
     classifier = TextClassifier(open_run(tmp_path / "run"))
-    assert not {"splendid", "dreary"} & classifier.place.keys()
+    assert not {"splendid", "dreary"} & classifier.words.place.keys()
     found = classifier.log_probabilities(["it is splendid", "it is fine", "it is dreary"])
     torch.testing.assert_close(found[0], found[1])
     assert found.argmax(1).tolist() == [1, 1, 0]
@@ -126,6 +126,23 @@ def test_other_vectors_than_the_runs_are_not_taken_for_them(tmp_path, reviews, v
     vectors.write_text("splendid 1 2 3\n")
     TextClassifier(open_run(tmp_path / "run")).log_probabilities(["it is splendid"])
     assert "holds other vectors than the run was made with" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_vectors_that_were_moved_but_not_with_others(tmp_path, reviews, vectors):
+    name, recipe = make("sru", reviews, vectors=str(vectors))
+    short = replace(recipe, training=replace(recipe.training, steps=4))
+    train(name, short, tmp_path / "run")
+    moved = vectors.rename(tmp_path / "moved")
+    longer = replace(
+        short,
+        data=replace(short.data, vectors=str(moved)),
+        training=replace(short.training, steps=6),
+    )
+    assert train(name, longer, tmp_path / "run", resume=True)["steps"] == 6
+    moved.write_text("splendid 1 2 3\n")
+    longer = replace(longer, training=replace(longer.training, steps=8))
+    with pytest.raises(RunError, match="other data"):
+        train(name, longer, tmp_path / "run", resume=True)
 
 
 def test_the_command_from_training_to_labels(tmp_path, reviews, capsys, monkeypatch):

@@ -106,7 +106,7 @@ class ClassificationData:
     """Sentences per step of an evaluation."""
 
     # what they hold is compared when a run goes on, not where it is
-    locations: ClassVar[tuple[str, ...]] = ("paths", "test_paths")
+    locations: ClassVar[tuple[str, ...]] = ("paths", "test_paths", "vectors")
 
     def __post_init__(self) -> None:
         for name, least in (("folds", 3), ("fold", 0), ("batch", 1), ("eval_batch", 1)):

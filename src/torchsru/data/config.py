@@ -49,6 +49,8 @@ class TextData:
     eval_memory: int = 0
     """Past positions that attention sees from every position of an evaluation; 0: the model's."""
 
+    # what they hold is compared when a run goes on, not where it is
+    locations: ClassVar[tuple[str, ...]] = ("paths",)
     renamed: ClassVar[dict[str, str]] = {"eval_bytes": "eval_tokens"}  # in runs of before
 
     def __post_init__(self) -> None:

@@ -88,7 +88,10 @@ class ReadingData:
     """Questions per step of an evaluation."""
 
     # what they hold is compared when a run goes on, not where it is
-    locations: ClassVar[tuple[str, ...]] = ("paths", "valid_paths", "test_paths", "tagger")
+    locations: ClassVar[tuple[str, ...]] = (
+        *("paths", "valid_paths", "test_paths"),
+        *("tagger", "vectors"),
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("folds", 3), ("fold", 0), ("batch", 1), ("eval_batch", 1)):

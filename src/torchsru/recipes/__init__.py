@@ -1,6 +1,7 @@
 """Named runs. The registry is closed: a name is a function here, never code from a file."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 
 from torchsru.recipes import (
     billion_word,
@@ -63,13 +64,18 @@ def find_recipes() -> list[str]:
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of that name. Raises ValueError naming the known ones."""
+    """The recipe of that name. Raises ValueError naming those that are spelled alike."""
     if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} is unknown; known are {', '.join(find_recipes())}")
+        close = get_close_matches(name, RECIPES) or ["python-bytes"]
+        raise ValueError(
+            f"recipe {name!r} is unknown; there is {', '.join(close)}, and what `torchsru recipes` "
+            "lists"
+        )
     return RECIPES[name]()
 
 
 __all__ = [
+    "NAMED",
     "RECIPES",
     "LanguageModelRecipe",
     "Recipe",

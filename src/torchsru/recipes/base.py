@@ -4,10 +4,11 @@ Each task has a subclass, in a module of its own, listed in torchsru.recipes.tas
 loop, the run's folder and the commands `train`, `eval` and `recipes`.
 """
 
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,6 +20,7 @@ from torchsru.train.folder import BEST, CHECKPOINTS, RESULT, RunError, read_json
 from torchsru.train.task import Task
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,22 @@ class Recipe:
         """The same in seconds, small: what the twin NAME_debug is."""
         raise NotImplementedError
 
-    def with_absolute_paths(self) -> "Recipe":
-        """The same from any folder."""
-        raise NotImplementedError
+    def with_absolute_paths(self: R) -> R:
+        """The same from any folder: whatever is in the data's `locations`; a name that is no file,
+        as vectors may have, stays."""
+        changed = {name: absolute(getattr(self.data, name)) for name in self.data.locations}
+        return replace(self, data=replace(self.data, **changed))
 
     def next_command(self, run: str) -> str:
         """What to type once a run is done; `run`: its folder, quoted."""
         raise NotImplementedError
+
+
+def absolute(where: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Paths from any folder; a single one stays if no file is there."""
+    if isinstance(where, tuple):
+        return tuple(map(os.path.abspath, where))
+    return os.path.abspath(where) if os.path.exists(where) else where
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ RUN/classes.json  labels, what they mean, and the words that the model has vecto
 """
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,17 +23,16 @@ from torchsru.data.classification import (
     read_lines,
     read_table,
 )
-from torchsru.data.texts import DataError
-from torchsru.data.words import Vectors, drawn, load_vectors, tokens
+from torchsru.data.words import load_vectors, tokens
 from torchsru.models.classifier import Classifier, ClassifierConfig
 from torchsru.recipes.base import Prepared, Recipe, Run
+from torchsru.recipes.known_words import UNKNOWN, KnownWords, content_with, describe
 from torchsru.train.classification import Classification, Encoded
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError, read_json
 from torchsru.train.strategy import make_fabric
 
 CLASSES = "classes.json"
-UNKNOWN = "<unk>"  # the word that stands for all others where an embedding is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +72,13 @@ class ClassificationRecipe(Recipe):
         task = Classification(
             encode("train"),
             encode("valid"),
-            content=found.content,
+            content=content_with(found.content, vectors and vectors.content),
             batch=self.data.batch,
             eval_batch=self.data.eval_batch,
             seed=self.training.seed,
         )
         table = vectors.find(words) if vectors else None
-        about: dict[str, Any] = {"labels": found.labels, "names": found.names, "words": words}
-        about["vectors"] = None
-        if vectors:
-            about["vectors"] = {
-                "size": vectors.size,
-                "deviation": vectors.deviation,
-                "content": vectors.content,
-            }
+        about = {"labels": found.labels, "names": found.names, **describe(words, vectors)}
         return Prepared(
             task,
             partial(Classifier, self.model, len(found.labels), table, len(words)),
@@ -111,7 +101,8 @@ class ClassificationRecipe(Recipe):
             sentences = [item for path in paths for item in read_own(Path(path), data)]
         else:
             found = load_labelled(data)
-            if found.content != classifier.facts.get("content"):
+            content = content_with(found.content, classifier.words.content)
+            if content != classifier.facts.get("content"):
                 raise RunError(
                     f"{run.folder} was trained on other data than what is there now: what is held "
                     "out now may have been trained on; name files of your own with --data"
@@ -164,20 +155,6 @@ class ClassificationRecipe(Recipe):
             ),
         )
 
-    def with_absolute_paths(self) -> "ClassificationRecipe":
-        """The same from any folder; vectors too, where they are a file."""
-        data = self.data
-        vectors = data.vectors
-        return replace(
-            self,
-            data=replace(
-                data,
-                paths=tuple(map(os.path.abspath, data.paths)),
-                test_paths=tuple(map(os.path.abspath, data.test_paths)),
-                vectors=os.path.abspath(vectors) if os.path.exists(vectors) else vectors,
-            ),
-        )
-
     def next_command(self, run: str) -> str:
         """Evaluate on the test part, and label lines."""
         return f"torchsru eval {run} --split test; torchsru classify {run} FILE"
@@ -205,6 +182,7 @@ class TextClassifier:
 
     Attributes:
         labels, names: the classes as in the data, and in words.
+        words: those that the model knows.
         facts: what the checkpoint says of the training.
     """
 
@@ -214,33 +192,14 @@ class TextClassifier:
         about = read_json(file)
         try:
             self.labels, self.names = list(about["labels"]), list(about["names"])
-            self.place = {word: i for i, word in enumerate(about["words"])}
-            fixed, count = about["vectors"], len(self.place)
-            self.deviation = fixed["deviation"] if fixed else None
-            self.content = fixed["content"] if fixed else None
-            table = torch.empty(count, fixed["size"]) if fixed else None  # the weights hold it
+            self.words = KnownWords(about, recipe.data.vectors, run.folder)
+            table, count = self.words.empty(), len(self.words.place)
             self.model = Classifier(recipe.model, len(self.labels), table, count)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{file} is damaged: {error!r}") from error
         self.facts = run.load_weights(self.model)
         self.model.eval()
         make_fabric(recipe.training, alone=True).to_device(self.model)
-
-    @cached_property
-    def vectors(self) -> Vectors | None:
-        """Those that the run was made with; None if they are gone."""
-        source = self.run.recipe.data.vectors
-        try:
-            found = load_vectors(source)
-            if found.content != self.content:
-                raise DataError(f"{source!r} holds other vectors than the run was made with")
-            return found
-        except DataError as error:
-            print(
-                f"torchsru: {error}; words that {self.run.folder} does not know get random vectors",
-                file=sys.stderr,
-            )
-            return None
 
     @torch.no_grad()
     def log_probabilities(self, texts: Sequence[str]) -> Tensor:
@@ -252,27 +211,11 @@ class TextClassifier:
                 raise ValueError(f"a text must hold a word at least, got {text!r}")
         words = sorted({word for item in cut for word in item})
         place = {word: i for i, word in enumerate(words)}
-        table = self.embed(words)
+        table = self.words.find(words, self.model.embedding.weight)
         ids = pad_sequence([torch.tensor([place[word] for word in item]) for item in cut])
         lengths = torch.tensor([len(item) for item in cut])
         scores = self.model.score(table[ids.to(table.device)], lengths.to(table.device))
         return scores.float().log_softmax(1).cpu()
-
-    def embed(self, words: Sequence[str]) -> Tensor:
-        """The vectors of words [len(words), E], known to the run or not."""
-        known = self.model.embedding.weight
-        places = torch.tensor([self.place.get(word, -1) for word in words], device=known.device)
-        table = known[places.clamp(min=0)].clone()  # where an embedding is trained, 0 is <unk>
-        new = [i for i, place in enumerate(places.tolist()) if place < 0]
-        if new and self.deviation is not None:
-            unseen = [words[i] for i in new]
-            if self.vectors:
-                found = self.vectors.find(unseen)
-            else:
-                size = known.shape[1]
-                found = torch.stack([drawn(word, size) * self.deviation for word in unseen])
-            table[new] = found.to(table)
-        return table
 
 
 #: name: what it is, and the model; the sizes are those of the paper's table 1 with vectors of 300

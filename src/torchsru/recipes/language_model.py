@@ -139,7 +139,7 @@ class LanguageModelRecipe(Recipe):
         data = self.data
         if data.source == "hub" and not any(map(os.path.exists, data.paths)):
             return self
-        return replace(self, data=replace(data, paths=tuple(map(os.path.abspath, data.paths))))
+        return super().with_absolute_paths()
 
     def next_command(self, run: str) -> str:
         """Evaluate and generate."""

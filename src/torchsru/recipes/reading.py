@@ -5,13 +5,11 @@ RUN/words.json  the words that the model has vectors of
 
 import json
 import math
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,10 +27,10 @@ from torchsru.data.squad import (
     load_reading,
     load_squad,
 )
-from torchsru.data.texts import DataError
-from torchsru.data.words import Vectors, drawn, load_vectors
+from torchsru.data.words import load_vectors
 from torchsru.models.reader import Reader, ReaderConfig, best_spans
 from torchsru.recipes.base import Prepared, Recipe, Run
+from torchsru.recipes.known_words import UNKNOWN, KnownWords, content_with, describe
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError, read_json
 from torchsru.train.reading import (
@@ -50,9 +48,7 @@ from torchsru.train.reading import (
 from torchsru.train.strategy import make_fabric
 
 WORDS = "words.json"
-UNKNOWN = "<unk>"  # the word that stands for all others where an embedding is trained
 LEAST = 2  # times a word must occur to be learned, where an embedding is trained
-MORE_NAMES = ("valid_paths", "test_paths")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,24 +79,17 @@ class ReadingRecipe(Recipe):
         task = Reading(
             encoding.examples(found.sides["train"]),
             encoding.examples(found.sides["valid"]),
-            content=found.content,
+            content=content_with(found.content, vectors and vectors.content),
             batch=self.data.batch,
             eval_batch=self.data.eval_batch,
             longest=self.model.longest,
             seed=self.training.seed,
         )
-        about: dict[str, Any] = {"words": words, "vectors": None}
-        if vectors:
-            about["vectors"] = {
-                "size": vectors.size,
-                "deviation": vectors.deviation,
-                "content": vectors.content,
-            }
         features = count_features(bool(self.data.tagger))
         return Prepared(
             task,
             partial(Reader, self.model, features, table, len(words)),
-            {WORDS: json.dumps(about, ensure_ascii=False) + "\n"},
+            {WORDS: json.dumps(describe(words, vectors), ensure_ascii=False) + "\n"},
         )
 
     def evaluate(
@@ -151,20 +140,6 @@ class ReadingRecipe(Recipe):
                 log_every=10,
             ),
         )
-
-    def with_absolute_paths(self) -> "ReadingRecipe":
-        """The same from any folder; vectors and tagger too, where they are files."""
-        data = self.data
-        names = ("paths", *MORE_NAMES)
-        kept: dict[str, Any] = {
-            name: tuple(map(os.path.abspath, getattr(data, name))) for name in names
-        }
-        kept |= {
-            name: os.path.abspath(value) if os.path.exists(value) else value
-            for name in ("vectors", "tagger")
-            if (value := getattr(data, name))
-        }
-        return replace(self, data=replace(data, **kept))
 
     def next_command(self, run: str) -> str:
         """Ask."""
@@ -218,6 +193,7 @@ class TextReader:
 
     Attributes:
         facts: what the checkpoint says of the training.
+        words: those that the model knows.
     """
 
     def __init__(self, run: Run):
@@ -226,11 +202,8 @@ class TextReader:
         about = read_json(file)
         data = self.recipe.data
         try:
-            self.place = {word: i for i, word in enumerate(about["words"])}
-            fixed, count = about["vectors"], len(self.place)
-            self.deviation: Any = fixed["deviation"] if fixed else None
-            self.content = fixed["content"] if fixed else None
-            table = torch.empty(count, fixed["size"]) if fixed else None  # the weights hold it
+            self.words = KnownWords(about, data.vectors, run.folder)
+            table, count = self.words.empty(), len(self.words.place)
             features = count_features(bool(data.tagger))
             self.model = Reader(self.recipe.model, features, table, count)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -239,22 +212,6 @@ class TextReader:
         self.tagger = Tagger(data.tagger) if data.tagger else None
         self.model.eval()
         make_fabric(self.recipe.training, alone=True).to_device(self.model)
-
-    @cached_property
-    def vectors(self) -> Vectors | None:
-        """Those that the run was made with; None if they are gone."""
-        source = self.recipe.data.vectors
-        try:
-            found = load_vectors(source)
-            if found.content != self.content:
-                raise DataError(f"{source!r} holds other vectors than the run was made with")
-            return found
-        except DataError as error:
-            print(
-                f"torchsru: {error}; words that {self.run.folder} does not know get random vectors",
-                file=sys.stderr,
-            )
-            return None
 
     def cut(self, context: str) -> Cut:
         """A context in words. Raises ValueError if it holds none."""
@@ -303,7 +260,7 @@ class TextReader:
             squads = [load_squad(Path(path), data.tagger) for path in paths]
             return [p for squad in squads for p in squad.paragraphs]
         found = load_reading(data)
-        if found.content != self.facts.get("content"):
+        if content_with(found.content, self.words.content) != self.facts.get("content"):
             raise RunError(
                 f"{self.run.folder} was trained on other data than what is there now: what is held "
                 "out now may have been trained on; name files of your own with --data"
@@ -328,7 +285,7 @@ class TextReader:
         data = self.recipe.data
         words = sorted({key_of(word, data) for cut in cuts for word in cut.words})
         place = {word: i for i, word in enumerate(words)}
-        return Encoding(lambda word: place[key_of(word, data)]), self.embed(words)
+        return Encoding(lambda word: place[key_of(word, data)]), self._embed(words)
 
     def _read(self, table: Tensor, batch: Questions) -> tuple[Tensor, Tensor]:
         b = moved(batch, table.device)
@@ -336,21 +293,8 @@ class TextReader:
         return self.model.read(x, b.context_lengths, b.features, q, b.question_lengths)
 
     @torch.no_grad()
-    def embed(self, words: Sequence[str]) -> Tensor:
-        """The vectors of words [len(words), E], known to the run or not; see `key_of`."""
-        known = self.model.words.all()
-        places = torch.tensor([self.place.get(word, -1) for word in words], device=known.device)
-        table = known[places.clamp(min=0)]  # where an embedding is trained, 0 is <unk>
-        new = [i for i, place in enumerate(places.tolist()) if place < 0]
-        if new and self.deviation is not None:
-            table[new] = self._unseen([words[i] for i in new], known.shape[1]).to(table)
-        return table
-
-    def _unseen(self, words: list[str], size: int) -> Tensor:
-        """The vectors of words that the run does not know; drawn ones if its vectors are gone."""
-        if self.vectors:
-            return self.vectors.find(words)
-        return torch.stack([drawn(word, size) * self.deviation for word in words])
+    def _embed(self, words: Sequence[str]) -> Tensor:
+        return self.words.find(words, self.model.words.all())
 
 
 #: name: what it is, and the model; the sizes are those of the paper's table 2

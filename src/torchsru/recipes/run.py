@@ -55,12 +55,12 @@ def check_resumable(run: Run, name: str, recipe: Recipe) -> None:
     """Raise RunError if `recipe` can't go on where the run stopped.
 
     Training may differ but for the seed, which places the streams that the state was read from;
-    so may data.paths, and whatever else is in the data's `locations`: that the data are the same is
+    so may data.paths, and whatever else is in the data's `locations`: that they hold the same is
     checked by their content.
     """
     if run.name != name:
         raise RunError(f"{run.folder} holds a run of {run.name}, got {name}")
-    free = {"data": getattr(recipe.data, "locations", ("paths",))}
+    free = {"data": recipe.data.locations}
     for part in ("model", "data", "training"):
         before, now = to_json(run.recipe)[part], to_json(recipe)[part]
         for field in ["seed"] if part == "training" else before:

@@ -6,7 +6,6 @@ Sources  Transformer base: Vaswani et al. 2017 (arXiv 1706.03762), section 5 and
 RUN/subwords.model  the vocabulary, a file of the package sentencepiece
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -144,19 +143,6 @@ class TranslationRecipe(Recipe):
                 average=min(training.average, 2),
                 log_every=10,
                 precision="float32",
-            ),
-        )
-
-    def with_absolute_paths(self) -> "TranslationRecipe":
-        """The same from any folder."""
-        data = self.data
-        return replace(
-            self,
-            data=replace(
-                data,
-                paths=tuple(map(os.path.abspath, data.paths)),
-                valid_paths=tuple(map(os.path.abspath, data.valid_paths)),
-                test_paths=tuple(map(os.path.abspath, data.test_paths)),
             ),
         )
 
