@@ -12,6 +12,7 @@ import torchsru
 from torchsru import ops
 from torchsru.cli import COMMANDS, main
 from torchsru.data import DataError
+from torchsru.recipes import NAMED
 from torchsru.train import RunError
 from torchsru.train.log import read_log
 
@@ -76,7 +77,11 @@ def test_doctor_on_this_machine(capsys):
 
 def test_recipes_lists_and_shows(capsys):
     assert main(["recipes"]) == 0
-    assert NAME in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
+    assert sorted(names) == sorted(NAMED)
+    language_models = listed.partition("classification:")[0]
+    assert "enwik8-sru " in language_models and "classify-sru " not in language_models
     assert main(["recipes", NAME]) == 0
     out = capsys.readouterr().out
     assert "--model.width" in out and " 32 " in out
