@@ -107,6 +107,23 @@ def test_a_compiled_model_trains_as_the_plain_one(monkeypatch):
     assert compiled.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.parametrize("asked", ["bfloat16", "float16"])
+def test_a_state_that_is_carried_on_is_not_rounded(asked):
+    fabric = make_fabric(Training(steps=1, device="cpu", precision=asked))
+    bare = LanguageModel(LanguageModelConfig(rnn="sru", width=8, layers=1)).eval()
+    given = []
+    bare.rnn.register_forward_pre_hook(lambda module, args: given.append(args))
+    model = fabric.setup_module(bare)
+    x = torch.randint(256, (5, 2), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        scores, state = model(x)
+        model(x, state)
+    assert scores.dtype == torch.float32 or scores.dtype == getattr(torch, asked)
+    carried = given[1][1]
+    assert carried.dtype == torch.float32 and torch.equal(carried, state)
+    assert not torch.equal(carried, carried.to(getattr(torch, asked)).float())  # it would show
+
+
 @pytest.mark.parametrize(
     ("asked", "name"),
     [("float32", "32-true"), ("bfloat16", "bf16-mixed"), ("float16", "16-mixed")],

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -30,7 +30,23 @@ from torchsru.train.config import Training
 from torchsru.train.folder import RunError
 from torchsru.train.ranks import Ranks, launched, leave
 
-PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+MIXED: dict[str, Literal["16-mixed", "bf16-mixed"]] = {
+    "bfloat16": "bf16-mixed",
+    "float16": "16-mixed",
+}
+
+
+class Autocast(MixedPrecision):
+    """Mixed precision inside the model alone: what goes in and out keeps its type, so that a state
+    carried from call to call is not rounded at each."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The same."""
+        return data
+
+    def convert_output(self, data: Any) -> Any:
+        """The same."""
+        return data
 
 
 def device_kind(training: Training) -> str:
@@ -75,9 +91,9 @@ def make_fabric(training: Training, *, alone: bool = False) -> Fabric:
         )
     if kind == "cuda" and here > (count := torch.cuda.device_count()):
         raise RunError(f"{here} processes share this machine, but torch sees {count} CUDA devices")
-    told: dict[str, Any] = {"precision": PRECISIONS.get(precision)}
-    if precision == "float16":  # given as a name, Fabric refuses it on a CPU and with fsdp
-        told = {"plugins": [MixedPrecision("16-mixed", kind)]}
+    told: dict[str, Any] = {"precision": "32-true"}
+    if precision in MIXED:
+        told = {"plugins": [Autocast(MIXED[precision], kind)]}
     strategy = make_strategy(training, here * nodes) if here * nodes > 1 else "auto"
     return Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=strategy, **told)
 
