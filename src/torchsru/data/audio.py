@@ -8,7 +8,7 @@ Check     tests/data/test_audio.py
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, TypeVar
 import torch
 from torch import Tensor
 
-from torchsru.data.cache import is_quiet
 from torchsru.data.texts import DataError, unreadable
 
 T = TypeVar("T")
@@ -156,13 +155,3 @@ def encode_audio(samples: Tensor, rate: int) -> bytes:
     stream = io.BytesIO()
     soundfile.write(stream, to_int16(samples).numpy(), rate, format="WAV", subtype="PCM_16")
     return stream.getvalue()
-
-
-def tracked(items: Sequence[T], doing: str) -> Iterable[T]:
-    """The items, with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    hidden = is_quiet() or not console.is_terminal
-    return track(items, doing, console=console, transient=True, disable=hidden)

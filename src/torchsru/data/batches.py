@@ -112,6 +112,10 @@ class EverySymbol:
         self._start_B1 = (row_B * (len(ids) // batch) + row_B.clamp(max=len(ids) % batch))[:, None]
         self._length_B1 = (count // batch + (row_B < count % batch))[:, None]
 
+    def __len__(self) -> int:
+        """Segments."""
+        return -(-int(self._length_B1.max()) // self.unroll)
+
     def __iter__(self) -> Iterator[Segment]:
         longest = int(self._length_B1.max())
         for start in range(0, longest, self.unroll):

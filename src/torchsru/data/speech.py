@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchsru.data.audio import count_samples, read_audio, tracked
+from torchsru.data.audio import count_samples, read_audio
 from torchsru.data.classification import lines_of, read_table
+from torchsru.data.progress import tracked
 from torchsru.data.texts import DataError, unreadable
 
 Source = Literal["fsdd", "speech-commands", "librispeech", "table"]
@@ -264,7 +265,7 @@ def read_utterances(table: Path, data: SpeechData, rate: int) -> list[Utterance]
     """The rows of a table of sound files and texts. Raises DataError."""
     return [
         utterance(table.parent / row.text, row.label, data, rate, row.where)
-        for row in read_table(table, TEXT, AUDIO)
+        for row in tracked(read_table(table, TEXT, AUDIO), f"{table}: checking files")
     ]
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from torchsru.data.cache import prepared, summary
+from torchsru.data.progress import tracked
 from torchsru.data.texts import DataError, unreadable
 
 TOKEN = re.compile(
@@ -113,7 +114,7 @@ def write_prepared(file: Path, folder: Path) -> None:
     """Read a file of vectors into a folder of the cache."""
     words: dict[str, None] = {}
     rows = []
-    for word, vector in read_vectors(file):
+    for word, vector in tracked(read_vectors(file), f"{file}: reading vectors"):
         if word not in words and "\n" not in word:  # of a word that comes twice the first
             words[word] = None
             rows.append(vector)

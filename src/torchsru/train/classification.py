@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from torchsru.data.progress import tracked
 from torchsru.train.passes import Passes
 
 
@@ -119,5 +120,5 @@ def evaluate(model: nn.Module, sentences: Sequence[Encoded], batch: int) -> dict
 def by_length(sentences: Sequence[Encoded], batch: int) -> Iterator[Sentences]:
     """All sentences once, shortest first."""
     ordered = sorted(sentences, key=lambda s: len(s.ids))
-    for start in range(0, len(ordered), batch):
+    for start in tracked(range(0, len(ordered), batch), "evaluating"):
         yield batch_of(ordered[start : start + batch])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from torchsru.data.noise import Mixture, Mixtures
+from torchsru.data.progress import tracked
 from torchsru.train.passes import Passes
 
 TINY = 1e-10  # relative energy: ratios lie between -100 and 100 dB
@@ -134,5 +135,5 @@ def ratios(model: nn.Module, mixtures: Sequence[Mixture], batch: int) -> tuple[T
 def by_size(mixtures: Sequence[Mixture], batch: int) -> Iterator[list[int]]:
     """The places of all mixtures once, shortest first."""
     ordered = sorted(range(len(mixtures)), key=lambda i: mixtures[i].size)
-    for start in range(0, len(ordered), batch):
+    for start in tracked(range(0, len(ordered), batch), "evaluating"):
         yield ordered[start : start + batch]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from torchsru.data import Corpus, Counts, EverySymbol, Segment, Side, Streams, TextData, Vocabulary
 from torchsru.data.batches import NOTHING
+from torchsru.data.progress import tracked
 from torchsru.train.folder import RunError
 
 NAMES = {  # of what is reported, first the one that a run is judged by
@@ -105,7 +106,7 @@ class HeldOut:
         device = next(model.parameters()).device
         state, total = None, torch.zeros((), dtype=torch.float64)
         with memory_of(model, self.memory):
-            for x_LB, y_LB, _ in self.segments:
+            for x_LB, y_LB, _ in tracked(self.segments, "evaluating"):
                 nats_LB, state = model(x_LB.to(device), state, y_LB.to(device), NOTHING)
                 total += nats_LB.double().sum().cpu()
         return total.item() / self.count

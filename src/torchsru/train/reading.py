@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from torchsru.data.progress import tracked
 from torchsru.data.squad import ENTITIES, PARTS, Cut, Paragraph
 from torchsru.models.reader import best_spans
 from torchsru.train.answer_scores import exact_match, f1
@@ -274,5 +275,5 @@ def means(scored: Sequence[Scored]) -> dict[str, float]:
 def by_length(examples: Sequence[Example], batch: int) -> Iterator[Sequence[Example]]:
     """All questions once, shortest contexts first."""
     ordered = sorted(examples, key=lambda e: len(e.context.words.ids))
-    for start in range(0, len(ordered), batch):
+    for start in tracked(range(0, len(ordered), batch), "evaluating"):
         yield ordered[start : start + batch]

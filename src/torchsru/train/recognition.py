@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
 
+from torchsru.data.progress import tracked
 from torchsru.data.speech import Alphabet, Speech, Utterance
 from torchsru.models.ctc import BLANK, greedy
 from torchsru.train.passes import Passes
@@ -186,5 +187,5 @@ def evaluate(
 def by_size(utterances: Sequence[Utterance], batch: int) -> Iterator[list[Utterance]]:
     """All utterances once, shortest first."""
     ordered = sorted(utterances, key=lambda u: u.size)
-    for start in range(0, len(ordered), batch):
+    for start in tracked(range(0, len(ordered), batch), "evaluating"):
         yield ordered[start : start + batch]

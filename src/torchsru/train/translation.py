@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from torchsru.data.batches import NOTHING
 from torchsru.data.parallel import END, PAD, START, UNKNOWN, Lines, Side, Subwords
+from torchsru.data.progress import tracked
 from torchsru.data.texts import DataError
 from torchsru.models.beam import Hypothesis, Search, beam_search
 
@@ -202,7 +203,7 @@ class Translation:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """BLEU of greedy translations, then nats per subword."""
         sources = [self.heldout.source[i].tolist() for i in self.judged]
-        found = translate(model, sources, Search(beam=1), self.eval_batch)
+        found = translate(model, sources, Search(beam=1), self.eval_batch, "translating")
         translations = [self.subwords.decode(hypotheses[0].ids) for hypotheses in found]
         scores = scores_of(translations, [self.texts[1][i] for i in self.judged])
         return {"bleu": scores["bleu"], "nats": nats_of(model, self.heldout, self.eval_batch)}
@@ -214,7 +215,7 @@ def nats_of(model: nn.Module, side: Side, batch: int) -> float:
     device = next(model.parameters()).device
     total, count = torch.zeros((), dtype=torch.float64), 0
     sizes, order = sizes_of(side).sort(stable=True)
-    for rows in cut(sizes.tolist(), batch):
+    for rows in tracked(cut(sizes.tolist(), batch), "evaluating"):
         pairs = batch_of(side, order[rows].tolist())
         hidden = None if pairs.hidden is None else pairs.hidden.to(device)
         scores, *_ = model(pairs.x.to(device), pairs.source.to(device), hidden)
@@ -226,7 +227,7 @@ def nats_of(model: nn.Module, side: Side, batch: int) -> float:
 
 
 def translate(
-    model: nn.Module, sources: Sequence[Sequence[int]], search: Search, batch: int
+    model: nn.Module, sources: Sequence[Sequence[int]], search: Search, batch: int, doing: str = ""
 ) -> list[list[Hypothesis]]:
     """Translations of sentences that are subwords, in their order, the best first.
 
@@ -235,11 +236,13 @@ def translate(
         sources: without an end; none is empty.
         search: how.
         batch: subwords of the source at once, those of all hypotheses counted.
+        doing: shown beside a progress bar; without it there is none.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
     found: dict[int, list[Hypothesis]] = {}
-    for rows in cut([len(sources[i]) + 1 for i in order], max(1, batch // search.beam)):
+    slices = cut([len(sources[i]) + 1 for i in order], max(1, batch // search.beam))
+    for rows in tracked(slices, doing) if doing else slices:
         places = order[rows]
         ids, _ = padded([torch.tensor([*sources[i], END]) for i in places])
         lengths = torch.tensor([len(sources[i]) + 1 for i in places])
