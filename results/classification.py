@@ -1,9 +1,10 @@
 """Sentence classifiers on CR, SUBJ, MR and TREC: accuracy, and seconds of training.
 
-    python results/classification.py tune FOLDER [PART]    three learning rates a model
+    python results/classification.py tune FOLDER [PART]    four learning rates a model
     python results/classification.py run FOLDER [PART]     three folds (TREC: seeds) a model and set
     python results/classification.py time FOLDER           three epochs a model and set, twice
     python results/classification.py table                 docs/tasks/classification.md, its figure
+    python results/classification.py all FOLDER            all of these
 
 FOLDER holds the sets in their published files; the vectors are those of torchsru[train,glove]. The
 first three append their rows to results/classification.jsonl and leave out what is there already.
@@ -16,7 +17,19 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from rows import DOCS, Rows, command, curve, put, share, spread, table, trained
+from rows import (
+    DOCS,
+    Rows,
+    command,
+    curve,
+    identity,
+    mean_curve,
+    put,
+    share,
+    spread,
+    table,
+    trained,
+)
 
 from torchsru.data.words import GLOVE
 from torchsru.recipes import get_recipe
@@ -32,7 +45,7 @@ ABLATIONS = {  # of "sru": name, what it is, the fields that differ
     "sru-no-alpha": ("SRU without alpha", {"rescale": False}),
 }
 NAMES = {name: said for name, (said, _) in (MODELS | ABLATIONS).items()}
-FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
+FACTORS = (0.25, 0.5, 1.0, 2.0)  # of the recipe's learning rate
 TUNED_ON = "mr"
 TUNED_FOLD = 8  # chooses by fold 9, which like 8 itself is not among the folds that are reported
 REPEATS = 3
@@ -47,27 +60,40 @@ def recipe_of(model: str) -> ClassificationRecipe:
     return replace(whole, model=replace(whole.model, **ABLATIONS[model][1]))
 
 
-def measure(key: dict[str, Any], folder: str) -> None:
-    """Train, test and append the row, unless it is there.
+def recipe_for(key: dict[str, Any], folder: str = "") -> ClassificationRecipe:
+    """The recipe that a row is measured by.
 
     Args:
         key: kind ("tune", "run" or "time"), set, model, lr, fold, seed.
     """
-    if ROWS.find(**key):
-        return
     recipe = recipe_of(key["model"])
     data = replace(recipe.data, source=key["set"], paths=(folder,), vectors=GLOVE, fold=key["fold"])
     training = replace(recipe.training, lr=key["lr"], seed=key["seed"], checkpoints=0)
     if key["kind"] == "time":
         training = replace(training, epochs=TIMED_EPOCHS, evaluations=1)
-    recipe = replace(recipe, data=data, training=training)
+    return replace(recipe, data=data, training=training)
+
+
+def measure(key: dict[str, Any], folder: str) -> None:
+    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
+    recipe = recipe_for(key, folder)
+    key = {**key, "recipe": identity(recipe)}
+    if ROWS.find(**key):
+        return
     with trained(f"classify-{key['model']}", recipe) as (result, run):
-        row = {**result, **key, "seconds_an_epoch": result["seconds"] / training.epochs}
+        epochs = recipe.training.epochs
+        row = {**result, **key, "epochs": epochs, "seconds_an_epoch": result["seconds"] / epochs}
         if key["kind"] != "time":
             test = evaluate_run(run, split="test")
             row["test_accuracy"], row["test_sentences"] = test["accuracy"], test["sentences"]
             row["curve"] = curve(run.folder, "accuracy")
     ROWS.add(row)
+
+
+def found(kind: str) -> list[dict]:
+    """The newest rows of today's recipes."""
+    newest = ROWS.newest("model", "set", "lr", "fold", "seed", kind=kind).values()
+    return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
 
 
 def tune(folder: str, part: str = "1/1") -> None:
@@ -83,10 +109,11 @@ def tune(folder: str, part: str = "1/1") -> None:
 
 def best_rate(model: str) -> float:
     """The tuned rate of most accuracy; the ablations have the whole model's."""
-    tried = ROWS.newest("lr", kind="tune", model="sru" if model in ABLATIONS else model)
+    tuned = "sru" if model in ABLATIONS else model
+    tried = [row for row in found("tune") if row["model"] == tuned]
     if len(tried) < len(FACTORS):
         sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune FOLDER` first")
-    return max(tried.values(), key=lambda row: row["accuracy"])["lr"]
+    return max(tried, key=lambda row: row["accuracy"])["lr"]
 
 
 def run(folder: str, part: str = "1/1") -> None:
@@ -114,15 +141,16 @@ def time(folder: str) -> None:
 def show() -> None:
     """Write the newest rows into the page, and draw accuracy against seconds."""
     runs: dict[tuple[str, str], list[dict]] = {}
-    for (model, source, *_), row in ROWS.newest("model", "set", "fold", "seed", kind="run").items():
-        runs.setdefault((model, source), []).append(row)
+    for row in found("run"):
+        runs.setdefault((row["model"], row["set"]), []).append(row)
+    times = found("time")
     seconds: dict[tuple[str, str], list[float]] = {}
-    for (model, source, _), row in ROWS.newest("model", "set", "seed", kind="time").items():
-        seconds.setdefault((model, source), []).append(row["seconds_an_epoch"])
+    for row in times:
+        seconds.setdefault((row["model"], row["set"]), []).append(row["seconds_an_epoch"])
     cases = [(model, source) for model in NAMES for source in SETS]
     if any(len(runs.get(case, ())) < REPEATS or case not in seconds for case in cases):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FOLDER` and `time FOLDER` come first")
-    took = {case: statistics.median(found) for case, found in seconds.items()}
+    took = {case: statistics.median(some) for case, some in seconds.items()}
     cells = []
     for model, said in NAMES.items():
         scores = [[100 * r["test_accuracy"] for r in runs[model, s]] for s in SETS]
@@ -134,19 +162,26 @@ def show() -> None:
         last = [f"{mean:.1f}", f"{epoch:.1f}", f"{faster:.2f}"]
         cells.append([*first, *map(spread, scores), *last])
     headings = ["model", "parameters", "rate", *SETS.values(), "mean", "s / epoch", "LSTM's / its"]
-    timed = ROWS.find(kind="time")[-1]
+    edge = [NAMES[m] for m in MODELS if runs[m, "mr"][0]["lr"] in edges(m)]
     lines = [
         *table(headings, cells),
         "",
         f"Test accuracy in %, mean and standard deviation of {REPEATS} folds (TREC: seeds). Rate: "
-        f"the best of {len(FACTORS)} on a fold of {SETS[TUNED_ON]} that is not tested on; the "
+        f"the best of {len(FACTORS)} on a fold of {SETS[TUNED_ON]} that is not tested on"
+        f"{' (the least or most that was tried: ' + ', '.join(edge) + ')' if edge else ''}; the "
         "ablations have that of SRU. Seconds: of an epoch of each of the four sets together, the "
-        f"median of {TIMES} measurements. {ROWS.about(timed)}",
+        f"median of {TIMES} measurements. {ROWS.about(times)}",
         "",
         "![Validation accuracy against seconds of training](../figures/classification.png)",
     ]
     put(PAGE, "table", lines)
     draw(runs, took)
+
+
+def edges(model: str) -> tuple[float, float]:
+    """The least and the most of the rates that were tried."""
+    lr = recipe_of(model).training.lr
+    return FACTORS[0] * lr, FACTORS[-1] * lr
 
 
 def draw(runs: dict[tuple[str, str], list[dict]], took: dict[tuple[str, str], float]) -> None:
@@ -156,10 +191,12 @@ def draw(runs: dict[tuple[str, str], list[dict]], took: dict[tuple[str, str], fl
     figure, grid = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     for (source, title), axes in zip(SETS.items(), grid.flat, strict=True):
         for model in MODELS:
-            points = zip(*(r["curve"] for r in runs[model, source]), strict=True)
-            accuracy = [100 * statistics.mean(a for _, a in point) for point in points]
-            seconds = [took[model, source] * (epoch + 1) for epoch in range(len(accuracy))]
-            axes.plot(seconds, accuracy, label=NAMES[model])
+            some = runs[model, source]
+            steps, accuracy = mean_curve([r["curve"] for r in some])
+            a_step = took[model, source] * some[0]["epochs"] / some[0]["steps"]
+            axes.plot(
+                [a_step * step for step in steps], [100 * a for a in accuracy], label=NAMES[model]
+            )
         axes.set(title=title, xlabel="seconds of training", ylabel="validation accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
     grid.flat[0].legend(frameon=False, fontsize=8)

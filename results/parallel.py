@@ -198,7 +198,7 @@ def show() -> None:
         for L in sorted({row["steps"] for row in timed})
     ]
     headings = ["steps", *(f"{n:,} states" for n in widths)]
-    put(PAGE, "times", [*table(headings, cells), "", ROWS.about(timed[-1])])
+    put(PAGE, "times", [*table(headings, cells), "", ROWS.about(timed)])
 
 
 if __name__ == "__main__":

@@ -71,9 +71,8 @@ def show() -> None:
         [step, f"{r['parameters']:,}", f"{r['bytes_per_second']:,.0f}", f"{r['bits_per_byte']:.3f}"]
         for (step,), r in rows.items()
     ]
-    *_, last = rows.values()
     headings = ["step", "parameters", "bytes/s", "held-out bits per byte"]
-    put(PAGE, "steps", [*table(headings, cells), "", ROWS.about(last)])
+    put(PAGE, "steps", [*table(headings, cells), "", ROWS.about(rows.values())])
 
 
 if __name__ == "__main__":

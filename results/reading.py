@@ -8,6 +8,7 @@
                                                   part in
     python results/reading.py time FILE           passes over the training questions, layers and all
     python results/reading.py table               docs/tasks/reading.md and its figure
+    python results/reading.py all FILE            all of these
 
 FILE is xquad.en.json; the vectors are those of torchsru[train,glove]. The first three append their
 rows to results/reading.jsonl and leave out what is there already. F1 is the same whatever else
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import DOCS, Rows, command, curve, draw, put, share, table, trained
+from rows import DOCS, Rows, command, curve, draw, identity, put, share, table, trained
 
 from torchsru.data.words import GLOVE
 from torchsru.recipes import get_recipe
@@ -63,9 +64,10 @@ def measure(key: dict[str, Any], file: str) -> None:
     Args:
         key: kind ("tune" or "run"), model, lr, fold.
     """
+    recipe = recipe_of(key["model"], file, key["fold"], key["lr"])
+    key = {**key, "recipe": identity(recipe)}
     if ROWS.find(**key):
         return
-    recipe = recipe_of(key["model"], file, key["fold"], key["lr"])
     with trained(f"answer-{key['model']}", recipe) as (result, run):
         row = {**result, **key, "curve": curve(run.folder, "f1")}
         if key["kind"] == "run":
@@ -88,12 +90,20 @@ def tune(file: str, part: str = "1/1") -> None:
         measure({**key, "fold": TESTED[-1]}, file)
 
 
+def found(kind: str) -> list[dict]:
+    """The newest rows of today's recipes."""
+    newest = ROWS.newest("model", "lr", "fold", kind=kind).values()
+    return [
+        r for r in newest if r["recipe"] == identity(recipe_of(r["model"], "", r["fold"], r["lr"]))
+    ]
+
+
 def best_rate(model: str) -> float:
     """The tuned rate of most F1."""
-    tried = ROWS.newest("lr", kind="tune", model=model)
+    tried = [row for row in found("tune") if row["model"] == model]
     if len(tried) < len(FACTORS):
         sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune FILE` first")
-    return max(tried.values(), key=lambda row: row["f1"])["lr"]
+    return max(tried, key=lambda row: row["f1"])["lr"]
 
 
 def run(file: str, part: str = "1/1") -> None:
@@ -111,10 +121,11 @@ def time_models(file: str) -> None:
     """A pass of each model in turn, REPEATS times."""
     for repeat in range(REPEATS):
         for model in MODELS:
-            key = {"kind": "time", "model": model, "repeat": repeat}
+            recipe = recipe_of(model, file)
+            key = {"kind": "time", "model": model, "repeat": repeat, "recipe": identity(recipe)}
             if not ROWS.find(**key):
                 about = environment.describe()
-                ROWS.add({**key, **time_pass(recipe_of(model, file)), "environment": about})
+                ROWS.add({**key, **time_pass(recipe), "environment": about})
 
 
 def time_pass(recipe: ReadingRecipe) -> dict[str, float]:
@@ -156,7 +167,13 @@ def time_pass(recipe: ReadingRecipe) -> dict[str, float]:
     for name, work in (("rnn_seconds", encode), ("seconds", step)):
         work(0)
         seconds[name] = timed(work, task.steps_per_pass)
-    return {**seconds, "words": words, "words_per_second": words / seconds["seconds"]}
+    steps = task.steps_per_pass
+    return {
+        **seconds,
+        "steps": steps,
+        "words": words,
+        "words_per_second": words / seconds["seconds"],
+    }
 
 
 def timed(work: Callable[[int], None], times: int) -> float:
@@ -195,14 +212,13 @@ def intervals(scores: dict[str, dict]) -> Callable[[Callable[[dict], np.ndarray]
 
 def show() -> None:
     """Write the newest rows into the page, and draw F1 against seconds."""
-    newest = ROWS.newest("model", "fold", kind="run")
-    found = {m: [newest[m, f] for f in TESTED if (m, f) in newest] for m in MODELS}
-    times = {m: ROWS.find(kind="time", model=m) for m in MODELS}
-    if any(len(of) < len(TESTED) for of in found.values()) or not all(times.values()):
+    runs = {m: [row for row in found("run") if row["model"] == m] for m in MODELS}
+    times = {m: ROWS.find(kind="time", model=m, recipe=identity(recipe_of(m, ""))) for m in MODELS}
+    if any(len(of) < len(TESTED) for of in runs.values()) or not all(times.values()):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FILE` and `time FILE` come first")
     scores = {
         m: {name: (article, em, f1) for row in of for article, name, em, f1 in row["scores"]}
-        for m, of in found.items()
+        for m, of in runs.items()
     }
     interval = intervals(scores)
     cells = []
@@ -214,7 +230,7 @@ def show() -> None:
             statistics.median(row[name] for row in times[m])
             for name in ("rnn_seconds", "seconds", "words_per_second")
         )
-        one = found[m][0]
+        one = runs[m][0]
         first = [said, f"{one['parameters']:,}", f"{one['lr']:g}", exact, f1, more]
         cells.append([*first, f"{rnn:.2f}", f"{all_:.2f}", f"{words:,.0f}"])
     headings = [
@@ -228,14 +244,21 @@ def show() -> None:
         f"In %, of {len(scores[BASELINE]):,} questions, with 95% intervals from {RESAMPLED:,} "
         f"resamples of the {len(articles)} articles; {EPOCHS} epochs; rate: the best of "
         f"{len(FACTORS)}, on articles that are not tested on; seconds and words, the median of "
-        f"{REPEATS} passes over a fold's training questions. {ROWS.about(times[BASELINE][0])}",
+        f"{REPEATS} passes over a fold's training questions. "
+        f"{ROWS.about(row for of in times.values() for row in of)}",
         "",
         "![F1 that chooses the weights against seconds of training](../figures/reading.png)",
     ]
     put(PAGE, "table", lines)
+    a_step = {
+        m: statistics.median(row["seconds"] / row["steps"] for row in of) for m, of in times.items()
+    }
     draw(
         "reading.png",
-        {MODELS[m][0]: [row["curve"] for row in of] for m, of in found.items()},
+        {
+            MODELS[m][0]: [[(a_step[m] * step, f1) for step, f1 in row["curve"]] for row in of]
+            for m, of in runs.items()
+        },
         "seconds of training",
         "validation F1, %",
     )

@@ -1,5 +1,6 @@
 """What the scripts beside this one share: rows of measurements, and the pages that show them."""
 
+import hashlib
 import inspect
 import json
 import re
@@ -11,6 +12,11 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
+
+from torchsru.recipes import Recipe, to_json
+from torchsru.recipes.base import Run
+from torchsru.recipes.run import open_run, train
+from torchsru.train.log import read_log
 
 DOCS = Path(__file__).parents[1] / "docs"
 Item = TypeVar("Item")
@@ -40,12 +46,27 @@ class Rows:
             file.write(json.dumps(row) + "\n")
         return row
 
-    def about(self, row: dict) -> str:
-        """What a row was measured on, and where the rows are."""
-        machine, versions = row["environment"]["machine"], row["environment"]["versions"]
-        threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-        rows = f"rows: `results/{self.file.name}`"
-        return f"{machine['cpu']}, {threads}, torch {versions['torch']}; {rows}."
+    def about(self, rows: Iterable[dict]) -> str:
+        """What rows were measured on, at which commits, and where they are. Exits if they are of
+        several machines, numbers of threads or releases of PyTorch."""
+        places, commits = set(), set()
+        for row in rows:
+            machine, versions = row["environment"]["machine"], row["environment"]["versions"]
+            threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+            places.add(f"{machine['cpu']}, {threads}, torch {versions['torch']}")
+            commits.add((row["environment"].get("commit") or "unknown")[:7])
+        if len(places) > 1:
+            sys.exit(f"{self.file} mixes {' and '.join(sorted(places))}: measure all on one")
+        said = f"commit{'s' if len(commits) > 1 else ''} {', '.join(sorted(commits))}"
+        return f"{places.pop()}, {said}; rows: `results/{self.file.name}`."
+
+
+def identity(recipe: Any) -> str:
+    """A hash of all of a recipe but where its data are."""
+    about = to_json(recipe)
+    for name in recipe.data.locations:
+        del about["data"][name]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def share(items: Sequence[Item], part: str) -> Sequence[Item]:
@@ -58,25 +79,34 @@ def share(items: Sequence[Item], part: str) -> Sequence[Item]:
 
 
 @contextmanager
-def trained(name: str, recipe: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+def trained(name: str, recipe: Recipe) -> Iterator[tuple[dict[str, Any], Run]]:
     """The numbers of a run of the recipe, and the run, which is removed at the end."""
-    from torchsru.recipes.run import open_run, train
-
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "run")
         result = train(name, recipe, folder)
         yield result, open_run(folder)
 
 
-def curve(folder: Path, number: str) -> list[tuple[float, float]]:
-    """Seconds of training and a number of each evaluation in a run's folder."""
-    from torchsru.train.log import read_log
-
-    return [(row["seconds"], row[number]) for row in read_log(folder) if row["kind"] != "train"]
+def curve(folder: Path, number: str, by: str = "step") -> list[tuple[float, float]]:
+    """Step, or seconds of training, and a number of each evaluation in a run's folder."""
+    return [(row[by], row[number]) for row in read_log(folder) if row["kind"] != "train"]
 
 
 def command(actions: dict[str, Callable[..., None]]) -> None:
-    """Run the action that the command line names, with what stands behind its name."""
+    """Run the action that the command line names, with what stands behind its name; "all": all of
+    them, in order, with what the first needs."""
+    steps = list(actions.values())
+
+    def run_all(*arguments: str) -> None:
+        for action in steps:
+            action(*arguments[: len(needed(action))])
+
+    def needed(action: Callable) -> list[inspect.Parameter]:
+        found = inspect.signature(action).parameters.values()
+        return [p for p in found if p.default is p.empty]
+
+    run_all.__signature__ = inspect.Signature(needed(steps[0]))  # type: ignore[attr-defined]
+    actions = {**actions, "all": run_all}
     usage = []
     for name, action in actions.items():
         words = inspect.signature(action).parameters.values()

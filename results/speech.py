@@ -3,11 +3,14 @@
     python results/speech.py tune TASK FOLDER [PART]    three learning rates a model
     python results/speech.py run TASK FOLDER [PART]     three speakers a model, each tested on in
                                                         turn
+    python results/speech.py time TASK FOLDER           an epoch a model, twice
     python results/speech.py table                      docs/tasks/speech.md and its figures
+    python results/speech.py all TASK FOLDER            all of these
 
-TASK is recognition or denoising, FOLDER the Free Spoken Digit Dataset's. Run the first two on a
-quiet machine, on two cores best as `OMP_NUM_THREADS=1 ... run TASK FOLDER 1/2` beside `2/2`; they
-append their rows to results/speech.jsonl and leave out what is there.
+TASK is recognition or denoising, FOLDER the Free Spoken Digit Dataset's. The first three append
+their rows to results/speech.jsonl and leave out what is there already. What is reached is the same
+whatever else runs: `OMP_NUM_THREADS=1 ... run TASK FOLDER 1/2` beside `2/2` keeps two cores busy.
+`time` wants a quiet machine.
 """
 
 import statistics
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rows import DOCS, Rows, command, curve, draw, put, share, spread, table, trained
+from rows import DOCS, Rows, command, curve, draw, identity, put, share, spread, table, trained
 
 from torchsru.recipes import denoising, get_recipe, recognition
 from torchsru.recipes.run import evaluate_run
@@ -25,6 +28,7 @@ ROWS = Rows("speech.jsonl")
 PAGE = DOCS / "tasks" / "speech.md"
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
 SPEAKERS = ("george", "lucas", "theo")  # tested on; the ones after them by name choose the models
+TIMES = 2
 TUNED_ON = "george"  # by the numbers of the speaker who chooses then, whom none is tested on
 
 
@@ -81,29 +85,39 @@ TASKS = {
 }
 
 
-def measure(key: dict[str, Any], folder: str) -> None:
-    """Train, test and append the row, unless it is there.
+def recipe_for(key: dict[str, Any], folder: str = "") -> Any:
+    """The recipe that a row is measured by.
 
     Args:
-        key: task, kind ("tune" or "run"), model, lr, speaker.
+        key: task, kind ("tune", "run" or "time"), model, lr, speaker, seed.
     """
+    recipe = get_recipe(f"{TASKS[key['task']].prefix}-{key['model']}")
+    data = replace(recipe.data, paths=(folder,), speaker=key["speaker"])
+    training = replace(recipe.training, lr=key["lr"], seed=key["seed"], checkpoints=0)
+    if key["kind"] == "time":
+        training = replace(training, epochs=1, evaluations=1)
+    return replace(recipe, data=data, training=training)
+
+
+def measure(key: dict[str, Any], folder: str) -> None:
+    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
+    recipe, task = recipe_for(key, folder), TASKS[key["task"]]
+    key = {**key, "recipe": identity(recipe)}
     if ROWS.find(**key):
         return
-    task = TASKS[key["task"]]
-    name = f"{task.prefix}-{key['model']}"
-    recipe = get_recipe(name)
-    data = replace(recipe.data, paths=(folder,), speaker=key["speaker"])
-    training = replace(recipe.training, lr=key["lr"], checkpoints=0)
-    with trained(name, replace(recipe, data=data, training=training)) as (result, run):
-        row = {
-            **result,
-            **key,
-            "seconds_an_epoch": result["seconds"] / training.epochs,
-            "curve": curve(run.folder, task.judged),
-        }
+    with trained(f"{task.prefix}-{key['model']}", recipe) as (result, run):
+        row = {**result, **key}
+        if key["kind"] != "time":
+            row["curve"] = curve(run.folder, task.judged)
         if key["kind"] == "run":
             row["test"] = evaluate_run(run, split="test")
     ROWS.add(row)
+
+
+def found(task: str, kind: str, model: str) -> list[dict]:
+    """The newest rows of today's recipes."""
+    newest = ROWS.newest("lr", "speaker", "seed", task=task, kind=kind, model=model).values()
+    return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
 
 
 def find_task(name: str) -> Task:
@@ -118,7 +132,7 @@ def tune(task: str, folder: str, part: str = "1/1") -> None:
     prefix = find_task(task).prefix
     keys = [
         {"task": task, "kind": "tune", "model": m}
-        | {"lr": factor * get_recipe(f"{prefix}-{m}").training.lr, "speaker": TUNED_ON}
+        | {"lr": factor * get_recipe(f"{prefix}-{m}").training.lr, "speaker": TUNED_ON, "seed": 0}
         for factor in FACTORS
         for m in TASKS[task].models
     ]
@@ -128,22 +142,30 @@ def tune(task: str, folder: str, part: str = "1/1") -> None:
 
 def best_rate(task: str, model: str) -> float:
     """The tuned rate of the best number."""
-    tried = ROWS.newest("lr", task=task, kind="tune", model=model)
+    tried = found(task, "tune", model)
     if len(tried) < len(FACTORS):
         sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune {task} FOLDER` first")
-    return TASKS[task].best(tried.values(), key=lambda row: row[TASKS[task].judged])["lr"]
+    return TASKS[task].best(tried, key=lambda row: row[TASKS[task].judged])["lr"]
 
 
 def run(task: str, folder: str, part: str = "1/1") -> None:
-    """All models in turn for each speaker, so that a slow hour meets all."""
+    """All models in turn for each speaker."""
     keys = [
         {"task": task, "kind": "run", "model": model}
-        | {"lr": best_rate(task, model), "speaker": speaker}
+        | {"lr": best_rate(task, model), "speaker": speaker, "seed": 0}
         for speaker in SPEAKERS
         for model in find_task(task).models
     ]
     for key in share(keys, part):
         measure(key, folder)
+
+
+def time(task: str, folder: str) -> None:
+    """Seconds an epoch, all models in turn, so that a slow hour meets all."""
+    for seed in range(TIMES):
+        for model in find_task(task).models:
+            key = {"task": task, "kind": "time", "model": model, "lr": best_rate(task, model)}
+            measure({**key, "speaker": TUNED_ON, "seed": seed}, folder)
 
 
 def show() -> None:
@@ -153,19 +175,20 @@ def show() -> None:
 
 
 def show_task(name: str) -> bool:
-    """The same of one task; False if there are not all runs of it."""
+    """The same of one task; False if there are not all rows of it."""
     task = TASKS[name]
-    newest = ROWS.newest("model", "speaker", task=name, kind="run")
-    if any((m, s) not in newest for m in task.models for s in SPEAKERS):
+    runs = {m: found(name, "run", m) for m in task.models}
+    times = {m: found(name, "time", m) for m in task.models}
+    if any(len(of) < len(SPEAKERS) for of in runs.values()) or not all(times.values()):
         return False
-    runs = {m: [newest[m, s] for s in SPEAKERS] for m in task.models}
+    took = {m: statistics.median(row["seconds"] for row in of) for m, of in times.items()}
     cells = [
         [
             task.models[model][0],
             f"{of[0]['parameters']:,}",
             f"{of[0]['lr']:g}",
             *(spread([cell(row["test"]) for row in of]) for cell in task.columns.values()),
-            f"{statistics.mean(row['seconds_an_epoch'] for row in of):.1f}",
+            f"{took[model]:.1f}",
         ]
         for model, of in runs.items()
     ]
@@ -173,19 +196,21 @@ def show_task(name: str) -> bool:
         *table(["model", "parameters", "rate", *task.columns, "s / epoch"], cells),
         "",
         f"Mean and standard deviation over {len(SPEAKERS)} speakers that are tested on "
-        f"({', '.join(SPEAKERS)}); rate: the best of {len(FACTORS)}. "
-        f"{ROWS.about(next(iter(newest.values())))}",
+        f"({', '.join(SPEAKERS)}); rate: the best of {len(FACTORS)}; seconds of an "
+        f"epoch, drawing and mixing its sound among them: the median of {TIMES}. "
+        f"{ROWS.about(row for of in times.values() for row in of)}",
         "",
         f"![{task.axis}, against seconds of training](../figures/speech-{name}.png)",
     ]
     put(PAGE, name, lines)
+    a_step = {m: took[m] / times[m][0]["steps"] for m in times}
     curves = {
-        task.models[model][0]: [[(s, task.scale * v) for s, v in row["curve"]] for row in of]
-        for model, of in runs.items()
+        task.models[m][0]: [[(a_step[m] * at, task.scale * v) for at, v in r["curve"]] for r in of]
+        for m, of in runs.items()
     }
     draw(f"speech-{name}.png", curves, "seconds of training", task.axis)
     return True
 
 
 if __name__ == "__main__":
-    command({"tune": tune, "run": run, "table": show})
+    command({"tune": tune, "run": run, "time": time, "table": show})

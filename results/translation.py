@@ -2,22 +2,28 @@
 
     python results/translation.py tune FOLDER [PART]    three learning rates a model, one seed
     python results/translation.py run FOLDER [PART]     two seeds a model at its rate
+    python results/translation.py time FOLDER           half a minute of training, then the test
+                                                        set, a model, twice
     python results/translation.py table                 docs/tasks/translation.md and its figure
+    python results/translation.py all FOLDER            all of these
 
 FOLDER holds the set in its published files: train, val and test_2016_flickr, .en and .de, plain or
-.gz. Run the first two on a quiet machine, on two cores best as `OMP_NUM_THREADS=1 ... run FOLDER
-1/2` beside `2/2`; they append their rows to results/translation.jsonl and leave out what is there.
+.gz. The first three append their rows to results/translation.jsonl and leave out what is there.
+BLEU is the same whatever else runs: `OMP_NUM_THREADS=1 ... run FOLDER 1/2` beside `2/2` keeps two
+cores busy. `time` wants a quiet machine; the weights that it decodes with, those of the first seed,
+are kept by `run` below results/local.
 """
 
+import shutil
 import statistics
 import sys
 from dataclasses import replace
 from typing import Any
 
-from rows import DOCS, Rows, command, curve, draw, put, share, spread, table, trained
+from rows import DOCS, Rows, command, curve, draw, identity, put, share, spread, table, trained
 
 from torchsru.recipes import get_recipe
-from torchsru.recipes.run import evaluate_run
+from torchsru.recipes.run import evaluate_run, open_run
 from torchsru.recipes.translation import TranslationRecipe
 
 ROWS = Rows("translation.jsonl")
@@ -31,6 +37,8 @@ FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
 TUNING_EPOCHS = 4
 REPEATS = 2
 BEAMS = (1, 5)
+TIMES, TIMED_SECONDS = 2, 30
+KEPT = ROWS.file.parent / "local" / "translation"  # runs of the first seed, a folder a model
 
 
 def recipe_of(model: str) -> TranslationRecipe:
@@ -38,26 +46,47 @@ def recipe_of(model: str) -> TranslationRecipe:
     return get_recipe(f"multi30k-{model}")  # type: ignore[return-value]
 
 
-def measure(key: dict[str, Any], folder: str) -> None:
-    """Train, test and append the row, unless it is there.
+def recipe_for(key: dict[str, Any], folder: str = "") -> TranslationRecipe:
+    """The recipe that a row is measured by.
 
     Args:
-        key: kind ("tune" or "run"), model, lr, seed.
+        key: kind ("tune", "run" or "time"), model, lr, seed.
     """
-    if ROWS.find(**key):
-        return
     recipe = recipe_of(key["model"])
     training = replace(recipe.training, lr=key["lr"], seed=key["seed"], checkpoints=0)
     if key["kind"] == "tune":
         training = replace(training, epochs=TUNING_EPOCHS)
-    recipe = replace(recipe, data=replace(recipe.data, paths=(folder,)), training=training)
+    if key["kind"] == "time":
+        training = replace(training, epochs=None, seconds=TIMED_SECONDS, evaluations=1)
+    return replace(recipe, data=replace(recipe.data, paths=(folder,)), training=training)
+
+
+def measure(key: dict[str, Any], folder: str) -> None:
+    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
+    recipe = recipe_for(key, folder)
+    key = {**key, "recipe": identity(recipe)}
+    if ROWS.find(**key):
+        return
     with trained(f"multi30k-{key['model']}", recipe) as (result, run):
-        row = {**result, **key, "curve": curve(run.folder, "bleu")}
-        if key["kind"] == "run":
+        row = {**result, **key}
+        if key["kind"] == "time":
+            run = open_run(KEPT / key["model"])
+        else:
+            row["curve"] = curve(run.folder, "bleu")
+        if key["kind"] != "tune":
             row["test"] = {
                 beam: evaluate_run(run, split="test", layout={"eval_beam": beam}) for beam in BEAMS
             }
+        if key["kind"] == "run" and key["seed"] == 0:
+            shutil.rmtree(KEPT / key["model"], ignore_errors=True)
+            shutil.copytree(run.folder, KEPT / key["model"])
     ROWS.add(row)
+
+
+def found(kind: str) -> list[dict]:
+    """The newest rows of today's recipes."""
+    newest = ROWS.newest("model", "lr", "seed", kind=kind).values()
+    return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
 
 
 def tune(folder: str, part: str = "1/1") -> None:
@@ -73,14 +102,14 @@ def tune(folder: str, part: str = "1/1") -> None:
 
 def best_rate(model: str) -> float:
     """The tuned rate with the fewest held-out nats: BLEU is noisier after few epochs."""
-    tried = ROWS.newest("lr", kind="tune", model=model)
+    tried = [row for row in found("tune") if row["model"] == model]
     if len(tried) < len(FACTORS):
         sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune FOLDER` first")
-    return min(tried.values(), key=lambda row: row["nats"])["lr"]
+    return min(tried, key=lambda row: row["nats"])["lr"]
 
 
 def run(folder: str, part: str = "1/1") -> None:
-    """All models in turn with each seed, so that a slow hour meets all."""
+    """All models in turn with each seed."""
     keys = [
         {"kind": "run", "model": model, "lr": best_rate(model), "seed": seed}
         for seed in range(REPEATS)
@@ -90,28 +119,35 @@ def run(folder: str, part: str = "1/1") -> None:
         measure(key, folder)
 
 
+def time(folder: str) -> None:
+    """Speeds, all models in turn, so that a slow hour meets all."""
+    for seed in range(TIMES):
+        for model in NAMES:
+            measure({"kind": "time", "model": model, "lr": best_rate(model), "seed": seed}, folder)
+
+
 def show() -> None:
     """Write the newest rows into the page, and draw BLEU against seconds."""
-    newest = ROWS.newest("model", "seed", kind="run")
-    found = {m: [newest[m, s] for s in range(REPEATS) if (m, s) in newest] for m in NAMES}
-    if lacking := [m for m, runs in found.items() if len(runs) < REPEATS]:
-        sys.exit(f"{ROWS.file} lacks runs of {', '.join(lacking)}: `run FOLDER` comes first")
+    runs = {m: [row for row in found("run") if row["model"] == m] for m in NAMES}
+    times = {m: [row for row in found("time") if row["model"] == m] for m in NAMES}
+    if any(len(of) < REPEATS for of in runs.values()) or not all(times.values()):
+        sys.exit(f"{ROWS.file} lacks runs or times: `run FOLDER` and `time FOLDER` come first")
     greedy, best = map(str, BEAMS)
     cells = []
-    for model, runs in found.items():
-        tests = {beam: [r["test"][beam] for r in runs] for beam in (greedy, best)}
+    for model, of in runs.items():
+        tests = {beam: [row["test"][beam] for row in of] for beam in (greedy, best)}
         speed = {
-            beam: statistics.mean(test["subwords_per_second"] for test in of)
-            for beam, of in tests.items()
+            beam: statistics.median(r["test"][beam]["subwords_per_second"] for r in times[model])
+            for beam in (greedy, best)
         }
         cells.append([
             NAMES[model],
-            f"{runs[0]['parameters']:,}",
-            f"{runs[0]['lr']:g}",
+            f"{of[0]['parameters']:,}",
+            f"{of[0]['lr']:g}",
             spread([test["bleu"] for test in tests[best]]),
             spread([test["chrf"] for test in tests[best]]),
             spread([test["bleu"] for test in tests[greedy]]),
-            f"{statistics.mean(r['subwords_per_second'] for r in runs):,.0f}",
+            f"{statistics.median(r['subwords_per_second'] for r in times[model]):,.0f}",
             f"{speed[best]:,.0f}",
             f"{speed[greedy]:,.0f}",
         ])  # fmt: skip
@@ -123,19 +159,26 @@ def show() -> None:
         *table(headings, cells),
         "",
         f"Test set of 2016, mean and standard deviation of {REPEATS} seeds; rate: the best of "
-        f"{len(FACTORS)}; speeds are subwords of the target per second, decoding in batches. "
-        f"sacreBLEU `{runs[0]['test'][best]['signature']}`. {ROWS.about(runs[0])}",
+        f"{len(FACTORS)}; speeds are subwords of the target per second, decoding in batches, the "
+        f"median of {TIMES} measurements. sacreBLEU `{of[0]['test'][best]['signature']}`. "
+        f"{ROWS.about(row for some in times.values() for row in some)}",
         "",
         "![BLEU of held-out sentences against seconds of training](../figures/translation.png)",
     ]
     put(PAGE, "table", lines)
+    a_step = {
+        m: statistics.median(row["seconds"] / row["steps"] for row in of) for m, of in times.items()
+    }
     draw(
         "translation.png",
-        {NAMES[model]: [r["curve"] for r in runs] for model, runs in found.items()},
+        {
+            NAMES[m]: [[(a_step[m] * step, bleu) for step, bleu in row["curve"]] for row in of]
+            for m, of in runs.items()
+        },
         "seconds of training",
         "BLEU of held-out sentences, greedy",
     )
 
 
 if __name__ == "__main__":
-    command({"tune": tune, "run": run, "table": show})
+    command({"tune": tune, "run": run, "time": time, "table": show})

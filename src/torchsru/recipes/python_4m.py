@@ -29,6 +29,12 @@ MODELS: dict[str, tuple[str, float, int, dict[str, Any]]] = {
         64,
         {"rnn": "srupp", "width": 920, "layers": 4, "attention_last": 1},
     ),
+    "srupp-none": (
+        "SRU++, 4 layers of 936, no attention",
+        4e-3,
+        64,
+        {"rnn": "srupp", "width": 936, "layers": 4, "attention_last": 0},
+    ),
     "lstm": ("LSTM, 1 layer of 672", 8e-3, 64, {"rnn": "lstm", "width": 672, "layers": 1}),
     "gru": ("GRU, 1 layer of 776", 4e-3, 64, {"rnn": "gru", "width": 776, "layers": 1}),
     "qrnn": ("QRNN, 4 layers of 552", 4e-3, 64, {"rnn": "qrnn", "width": 552, "layers": 4}),
