@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchsru.models import LanguageModel, LanguageModelConfig
 from torchsru.nn.state import detach
 from torchsru.train import Training
-from torchsru.train.estimate import estimate
+from torchsru.train.config import Optimizer
+from torchsru.train.estimate import AVERAGES, estimate, tensors_of
 from torchsru.train.optimizer import make_optimizer
 from torchsru.train.strategy import blocks, prepare
 
@@ -32,6 +34,18 @@ CASES = {
     "qrnn, sgd": (
         LanguageModelConfig(rnn="qrnn", width=D, layers=LAYERS),
         Training(steps=1, optimizer="sgd"),
+    ),
+    "srupp, memory full": (
+        LanguageModelConfig(rnn="srupp", width=D, layers=LAYERS, memory=L),
+        Training(steps=1, optimizer="adamax"),
+    ),
+    "srupp, bfloat16": (
+        LanguageModelConfig(rnn="srupp", width=D, layers=LAYERS, memory=L, dropout=0.1),
+        Training(steps=1, precision="bfloat16"),
+    ),
+    "transformer-xl": (
+        LanguageModelConfig(rnn="transformer-xl", width=D, layers=LAYERS, memory=L, heads=4),
+        Training(steps=1),
     ),
 }
 
@@ -72,6 +86,10 @@ class Real:
         self.optimizer.zero_grad(set_to_none=False)
 
 
+def test_every_optimiser_is_known():
+    assert AVERAGES.keys() == set(get_args(Optimizer))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_memory_is_what_the_profiler_measures(name, tmp_path):
     config, training = CASES[name]
@@ -92,7 +110,8 @@ def test_memory_is_what_the_profiler_measures(name, tmp_path):
         if key != "step"
     )
     assert found.optimizer_bytes == averages
-    assert found.state_bytes == real.state.numel() * real.state.element_size()
+    leaves = tensors_of(real.state)
+    assert found.state_bytes == sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     assert found.activations_bytes == pytest.approx(peak, rel=0.03)
 
 

@@ -165,6 +165,8 @@ def rows(
     speed = f"at {rate:.3g} FLOP/s a device: {units / step_s:,.0f} symbols/s"
     if training.steps:
         lines.append(("hours", f"{training.steps * step_s / 3600:.3g} {speed}"))
+    if training.epochs:
+        lines.append(("hours", f"{speed}; how many steps an epoch has depends on the data"))
     if training.seconds:
         reached = f"{training.seconds / step_s:,.0f} steps"
         lines.append(("in its seconds", f"{reached} in {training.seconds:g} s {speed}"))

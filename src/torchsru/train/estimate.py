@@ -23,7 +23,8 @@ from torchsru.train.config import Training
 from torchsru.train.strategy import blocks, prepare
 
 HALF_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-AVERAGES = {"adamw": 2, "adam": 2, "radam": 2, "sgd": 0}  # the optimiser's, a parameter
+# the optimiser's, a parameter
+AVERAGES = {"adamw": 2, "adam": 2, "radam": 2, "adamax": 2, "sgd": 0}
 MOST_SEGMENTS = 64  # until an attention memory is full
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, Any]]
