@@ -79,6 +79,7 @@ def test_tables_of_every_form_hold_the_same(tmp_path):
     ("name", "content", "told"),
     [
         ("a.csv", "label,text\n0,a\n1\n", "line 3 must have as many cells as the first line, 2, "),
+        ("a.csv", "label,text\n0,a\n\n1,b\n", "line 3 must have as many cells .* 2, got 0"),
         ("a.csv", "label,text\n0,a,b\n", "line 2 must have as many .* 2, got 3"),
         ("a.csv", "label,words\n0,a\n", "line 2 has no column 'text'; it has label, words"),
         ("a.csv", 'label,text\n0,"a\n', "line 2: unexpected end of data"),
@@ -146,6 +147,12 @@ def test_phrases_are_trained_on_and_nothing_else(tmp_path, small_sets):
     for side, file in about.files.items():
         write(tmp_path / file, lines(about.counts[side]))
     with pytest.raises(DataError, match=r"stsa\.binary\.phrases\.train' does not exist"):
+        load(tmp_path, "sst", phrases=True)
+    write(tmp_path / "stsa.binary.phrases.train", lines(3))
+    with pytest.raises(DataError, match=r"phrases\.train' is cut short: expected"):
+        load(tmp_path, "sst", phrases=True)
+    write(tmp_path / "stsa.binary.phrases.train", lines(199) + "2 neither\n")
+    with pytest.raises(DataError, match="line 200: label must be one of sst's, 0, 1, got '2'"):
         load(tmp_path, "sst", phrases=True)
     write(tmp_path / "stsa.binary.phrases.train", lines(200))
     plain, phrases = load(tmp_path, "sst"), load(tmp_path, "sst", phrases=True)

@@ -17,6 +17,7 @@ from torchsru.data.parallel import (
     load_parallel,
     read_lines,
     read_pairs,
+    unmarked,
 )
 
 ENGLISH = ["two dogs run", "a cat sleeps", "the old man reads", "a girl eats"] * 15
@@ -209,6 +210,10 @@ def test_a_published_set_is_found_in_its_folder(small_set):
     (small_set / "val.de").unlink()
     with pytest.raises(DataError, match=r"val\.de' does not exist, nor with \.gz; multi30k"):
         load([str(small_set)], source="multi30k")
+
+
+def test_marks_of_the_published_files_are_undone():
+    assert unmarked("a rich ##AT##-##AT## text &apos;s &amp; so") == "a rich-text 's & so"
 
 
 def test_another_set_is_not_the_published_one(small_set):

@@ -130,7 +130,8 @@ def test_a_run_is_stopped_and_resumed(tmp_path, paths):
     train(name, recipe, tmp_path / "parts")
     longer = replace(recipe, training=replace(recipe.training, steps=40))
     parts = train(name, longer, tmp_path / "parts", resume=True)
-    assert parts["steps"] == 40
+    whole = train(name, longer, tmp_path / "whole")
+    assert parts["steps"] == 40 and parts["nats"] == whole["nats"]
     other = replace(longer, data=replace(longer.data, heldout=7))
     with pytest.raises(RunError, match=r"data\.heldout was 1000 in .*, got 7"):
         train(name, other, tmp_path / "parts", resume=True)

@@ -189,7 +189,14 @@ def published_sides(data: ClassificationData) -> dict[str, list[Labelled]]:
             )
         check_labels(sides[side], about.labels, f"{data.source}'s")
     if data.phrases:
-        sides["train"] = read_lines(published_file(data, PHRASES[data.source]), drop_bare=True)
+        file = published_file(data, PHRASES[data.source])
+        sides["train"] = read_lines(file, drop_bare=True)
+        check_labels(sides["train"], about.labels, f"{data.source}'s")
+        if (found := len(lines_of(file))) < about.counts["train"]:
+            raise DataError(
+                f"{str(file)!r} is cut short: expected the {about.counts['train']:,} sentences and "
+                f"their phrases, found {found:,} lines"
+            )
     return sides
 
 
@@ -322,22 +329,21 @@ def read_json_lines(file: Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_separated(file: Path) -> Iterator[tuple[int, dict]]:
-    """(line, row) of each row; a row may span lines inside quotes."""
+    """(line, row) of each row; a row may span lines inside quotes. Raises DataError naming a bad
+    line, an empty one among them."""
     if file.suffix not in (".csv", ".tsv"):
         raise DataError(f"{str(file)!r} must end in .csv, .tsv or .jsonl to be read as a table")
     lines = (line + "\n" for line in lines_of(file))
     delimiter = "\t" if file.suffix == ".tsv" else ","
-    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
+        names = next(reader, [])
         for row in reader:
-            if None in row or None in row.values():
-                more = row.pop(None, [])
-                cells = sum(value is not None for value in row.values()) + len(more)
+            if len(row) != len(names):
                 raise DataError(
                     f"{str(file)!r} line {reader.line_num} must have as many cells as the first "
-                    f"line, {len(reader.fieldnames or ())}, got {cells}"
+                    f"line, {len(names)}, got {len(row)}"
                 )
-            yield reader.line_num, row
+            yield reader.line_num, dict(zip(names, row, strict=True))
     except csv.Error as error:
-        number = reader.reader.line_num  # the row itself was not finished
-        raise DataError(f"{str(file)!r} line {number}: {error}") from error
+        raise DataError(f"{str(file)!r} line {reader.line_num}: {error}") from error

@@ -51,6 +51,7 @@ class TextData:
 
     # what they hold is compared when a run goes on, not where it is
     locations: ClassVar[tuple[str, ...]] = ("paths",)
+    inside: ClassVar[tuple[str, ...]] = ("text", "packages")  # sources that need no path
     renamed: ClassVar[dict[str, str]] = {"eval_bytes": "eval_tokens"}  # in runs of before
 
     def __post_init__(self) -> None:

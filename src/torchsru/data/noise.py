@@ -29,9 +29,9 @@ from torchsru.data.audio import (
     count_samples,
     is_silent,
     read_audio,
-    tracked,
 )
 from torchsru.data.files import files_of
+from torchsru.data.progress import tracked
 from torchsru.data.speech import SpeechData, Utterance, draw_sequences, fsdd_sides
 from torchsru.data.texts import DataError
 
@@ -203,8 +203,10 @@ def load_mixtures(data: DenoisingData, rate: int, seed: int) -> Mixtures:
                 noise = data.noises[which]
                 level = data.eval_snr_db[at % len(data.eval_snr_db)]
             clean = voice(f"{name}/{i}")
-            rest = [other for other in others if other is not voice]
-            talking = rng.sample(rest, min(data.voices, len(rest))) if noise == "speakers" else []
+            talking: list[Voice] = []
+            if noise == "speakers":  # one more than needed, in case that the speaker is among them
+                drawn = rng.sample(others, min(data.voices + 1, len(others)))
+                talking = [other for other in drawn if other is not voice][: data.voices]
             make = partial(
                 make_noise,
                 noise,

@@ -15,6 +15,7 @@ Check      tests/data/test_parallel.py
 
 import gzip
 import hashlib
+import html
 import json
 import re
 import zlib
@@ -37,7 +38,7 @@ from torchsru.data.cache import is_quiet, prepared, summary
 from torchsru.data.prepare import mapped, narrowest
 from torchsru.data.texts import DataError, unreadable
 
-FORMAT = 2  # part of HASH
+FORMAT = 3  # part of HASH
 MODEL = "subwords.model"
 LANGUAGES = ("source", "target")
 PAD, START, END, UNKNOWN = 0, 1, 2, 3  # symbols that stand for no text
@@ -78,7 +79,7 @@ class TranslationData:
     valid_paths: tuple[str, ...] = ()
     """files: two more to judge by; without them `heldout` pairs are taken from the others."""
     test_paths: tuple[str, ...] = ()
-    """files: two more that are read by `eval --split test` alone."""
+    """files: two more that `eval --split test` is of; they too are read before training."""
     languages: tuple[str, str] = ("en", "de")
     """multi30k, wmt14: what to translate from and to: the files' endings."""
     heldout: int = 1000
@@ -354,6 +355,12 @@ def read_pairs(source: Path, target: Path, *, skip_empty: bool = False) -> Itera
         raise DataError(f"{str(source)!r} holds no sentences")
 
 
+def unmarked(text: str) -> str:
+    """A sentence of Stanford's WMT14 files without their marks of joined words and entities; words
+    stay parted from punctuation."""
+    return html.unescape(text.replace(" ##AT##-##AT## ", "-"))
+
+
 def build(data: TranslationData, files: dict[str, tuple[Path, Path]], folder: Path) -> None:
     """Read everything, learn the subwords and write the files of a folder of the cache."""
     console = Console(stderr=True)
@@ -370,7 +377,7 @@ def build(data: TranslationData, files: dict[str, tuple[Path, Path]], folder: Pa
         def pairs_of(side: str, doing: str) -> Iterator[list[str]]:
             bar = progress.add_task(f"{side}: {doing}", total=counts.get(side))
             for pair in read_pairs(*files[side], skip_empty=data.skip_empty):
-                yield pair
+                yield [unmarked(text) for text in pair] if data.source == "wmt14" else pair
                 progress.advance(bar)
             progress.remove_task(bar)
 
@@ -402,7 +409,9 @@ def build(data: TranslationData, files: dict[str, tuple[Path, Path]], folder: Pa
         step = -(-counts["train"] * len(LANGUAGES) // SAMPLE)
         pairs = islice(split("learning subwords", "train"), 0, None, step)
         sample = (text for pair in pairs for text in pair)  # of both languages alike
+        bar = progress.add_task("learning subwords", total=None)
         model = learn_subwords(sample, data.vocabulary_size, str(files["train"][0]))
+        progress.remove_task(bar)
         subwords = Subwords(model)
         (folder / MODEL).write_bytes(model)
         for side in dict.fromkeys(("valid", *files)):

@@ -22,6 +22,8 @@ from torchsru.train.task import Task
 T = TypeVar("T")
 R = TypeVar("R", bound="Recipe")
 
+DATA = "TORCHSRU_DATA"  # the environment variable
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -60,9 +62,14 @@ class Recipe:
 
     def with_absolute_paths(self: R) -> R:
         """The same from any folder: whatever is in the data's `locations`; a name that is no file,
-        as vectors may have, stays."""
-        changed = {name: absolute(getattr(self.data, name)) for name in self.data.locations}
-        return replace(self, data=replace(self.data, **changed))
+        as vectors may have, stays. A published set without a path is looked for in the folder
+        TORCHSRU_DATA, under its source's name."""
+        data = self.data
+        changed = {name: absolute(getattr(data, name)) for name in data.locations}
+        kept, source = os.environ.get(DATA), getattr(data, "source", "")
+        if kept and source and not data.paths and source not in getattr(data, "inside", ()):
+            changed["paths"] = absolute((os.path.join(kept, source),))
+        return replace(self, data=replace(data, **changed))
 
     def next_command(self, run: str) -> str:
         """What to type once a run is done; `run`: its folder, quoted."""

@@ -23,10 +23,11 @@ from torchsru.data.classification import (
     read_lines,
     read_table,
 )
+from torchsru.data.progress import tracked
 from torchsru.data.words import load_vectors, tokens
 from torchsru.models.classifier import Classifier, ClassifierConfig
 from torchsru.recipes.base import Prepared, Recipe, Run
-from torchsru.recipes.known_words import UNKNOWN, KnownWords, content_with, describe
+from torchsru.recipes.known_words import KnownWords, content_with, describe, learned
 from torchsru.train.classification import Classification, Encoded
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError, read_json
@@ -53,11 +54,10 @@ class ClassificationRecipe(Recipe):
             for side, items in found.sides.items()
         }
         vectors = load_vectors(self.data.vectors) if self.data.vectors else None
-        # vectors are not trained, so those of words to be tested on may stand beside the others
-        sides = cut if vectors else {"train": cut["train"]}
-        words = sorted({word for items in sides.values() for item in items for word in item})
-        if vectors is None:
-            words = [UNKNOWN, *(word for word in words if word != UNKNOWN)]
+        if vectors:  # not trained, so those of words to be tested on may stand beside the others
+            words = sorted({word for items in cut.values() for item in items for word in item})
+        else:
+            words = learned(cut["train"])
         place = {word: i for i, word in enumerate(words)}
 
         def encode(side: str) -> list[Encoded]:
@@ -72,7 +72,7 @@ class ClassificationRecipe(Recipe):
         task = Classification(
             encode("train"),
             encode("valid"),
-            content=content_with(found.content, vectors and vectors.content),
+            content=content_with(found.content, vectors.content if vectors else None),
             batch=self.data.batch,
             eval_batch=self.data.eval_batch,
             seed=self.training.seed,
@@ -114,7 +114,7 @@ class ClassificationRecipe(Recipe):
         truth = torch.tensor([labels.index(item.label) for item in sentences])
         ordered = sorted(range(len(sentences)), key=lambda i: len(sentences[i].text))
         right, nats = 0, 0.0
-        for start in range(0, len(ordered), data.eval_batch):
+        for start in tracked(range(0, len(ordered), data.eval_batch), "evaluating"):
             part = ordered[start : start + data.eval_batch]
             log_BC = classifier.log_probabilities([sentences[i].text for i in part])
             right += int((log_BC.argmax(1) == truth[part]).sum())

@@ -7,7 +7,8 @@ Check             tests/recipes/test_classification.py, tests/recipes/test_readi
 
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torchsru.data.texts import DataError
 from torchsru.data.words import Vectors, drawn, load_vectors
 
 UNKNOWN = "<unk>"  # the word that stands for all others where an embedding is trained
+LEAST = 2  # times a word must occur to be learned there
 
 
 def describe(words: Sequence[str], vectors: Vectors | None) -> dict[str, Any]:
@@ -34,6 +36,13 @@ def describe(words: Sequence[str], vectors: Vectors | None) -> dict[str, Any]:
 def content_with(content: str, vectors: str | None) -> str:
     """The content that a run is held to: its data's and its vectors'."""
     return hashlib.sha256(f"{content} {vectors}".encode()).hexdigest() if vectors else content
+
+
+def learned(texts: Iterable[Iterable[str]]) -> list[str]:
+    """The words of a trained embedding, UNKNOWN first: those that occur LEAST times, so that others
+    have one to stand for them that is trained, too."""
+    counts = Counter(word for text in texts for word in text)
+    return [UNKNOWN, *sorted(w for w, count in counts.items() if count >= LEAST and w != UNKNOWN)]
 
 
 class KnownWords:

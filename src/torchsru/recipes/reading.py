@@ -30,7 +30,7 @@ from torchsru.data.squad import (
 from torchsru.data.words import load_vectors
 from torchsru.models.reader import Reader, ReaderConfig, best_spans
 from torchsru.recipes.base import Prepared, Recipe, Run
-from torchsru.recipes.known_words import UNKNOWN, KnownWords, content_with, describe
+from torchsru.recipes.known_words import KnownWords, content_with, describe, learned
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError, read_json
 from torchsru.train.reading import (
@@ -48,7 +48,6 @@ from torchsru.train.reading import (
 from torchsru.train.strategy import make_fabric
 
 WORDS = "words.json"
-LEAST = 2  # times a word must occur to be learned, where an embedding is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +72,18 @@ class ReadingRecipe(Recipe):
             words = by_frequency(found.sides)
             table = vectors.find(words)
         else:
-            words, table = [UNKNOWN, *learned(found.sides["train"])], None
+            cuts = [
+                c
+                for p in found.sides["train"]
+                for c in (p.context, *(q.words for q in p.questions))
+            ]
+            words, table = learned([word.lower() for word in cut.words] for cut in cuts), None
         place = {word: i for i, word in enumerate(words)}
         encoding = Encoding(lambda word: place.get(key_of(word, self.data), 0))
         task = Reading(
             encoding.examples(found.sides["train"]),
             encoding.examples(found.sides["valid"]),
-            content=content_with(found.content, vectors and vectors.content),
+            content=content_with(found.content, vectors.content if vectors else None),
             batch=self.data.batch,
             eval_batch=self.data.eval_batch,
             longest=self.model.longest,
@@ -160,17 +164,6 @@ def by_frequency(sides: Mapping[str, Iterable[Paragraph]]) -> list[str]:
         w for side in sides.values() for p in side for q in p.questions for w in q.words.words
     }
     return sorted(every, key=lambda word: (-asked[word], word))
-
-
-def learned(paragraphs: Iterable[Paragraph]) -> list[str]:
-    """The words in lower case that occur LEAST times, so that others have one to stand for them."""
-    counts = Counter(
-        word.lower()
-        for p in paragraphs
-        for cut in (p.context, *(q.words for q in p.questions))
-        for word in cut.words
-    )
-    return sorted(word for word, count in counts.items() if count >= LEAST and word != UNKNOWN)
 
 
 class Found(NamedTuple):
