@@ -147,6 +147,11 @@ class LanguageModelConfig:
                 needed = " or ".join(map(repr, takers))
                 raise ValueError(f"{name} needs rnn={needed}, got {value!r} with {self.rnn!r}")
         if self.rnn == "srupp":
+            if self.attention_every > self.layers:
+                raise ValueError(
+                    f"attention_every must be at most layers = {self.layers}, got "
+                    f"{self.attention_every}; no layer has attention with attention_last = 0"
+                )
             if self.attention_last is not None:
                 if self.attention_every != 1:
                     raise ValueError(

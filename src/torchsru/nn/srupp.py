@@ -107,7 +107,8 @@ class Attentive(Recurrent):
         if not self.context_size:
             raise ValueError("attend_to needs context_size, the features of the context")
         rank = context.dim()
-        if rank not in (2, 3) or context.shape[-1] != self.context_size or 0 in context.shape[:1]:
+        time = 1 if rank == 3 and self.batch_first else 0
+        if rank not in (2, 3) or context.shape[-1] != self.context_size or context.shape[time] == 0:
             letters = "R, S" if self.batch_first else "S, R"
             raise ValueError(
                 f"context must be [{letters}, context_size] or [S, context_size] with S > 0 and "
