@@ -124,6 +124,10 @@ def test_impossible_values_are_refused_by_name(field, value):
             {"rnn": "srupp", "attention_last": 1, "attention_every": 2},
             "attention_every must be 1 beside attention_last, got 2",
         ),
+        (
+            {"rnn": "srupp", "attention_every": 5},
+            "attention_every must be at most layers = 4, got 5",
+        ),
         ({"rnn": "srupp", "width": 20, "heads": 2}, "heads must divide projection = 5, got 2"),
         ({"rnn": "sru", "clamp": 3}, "clamp needs rnn='transformer-xl', got 3 with 'sru'"),
         ({"rnn": "transformer-xl", "heads": 3}, "heads must divide width = 512, got 3"),

@@ -836,6 +836,10 @@ def test_bad_contexts():
     for context in (draw(4, B, 3), draw(0, B, 2), draw(2)):
         with pytest.raises(ValueError, match=r"context must be .*context_size = 2, got \["):
             rnn.attend_to(context)
+    first = make(context_size=2, batch_first=True)
+    with pytest.raises(ValueError, match=r"with S > 0 .*got \[3, 0, 2\]"):
+        first.attend_to(draw(B, 0, 2))
+    first.attend_to(draw(0, 4, 2))  # no rows
     with pytest.raises(
         ValueError, match=r"mask must be bool \[4, 3\] .* got torch.float32 \[4, 3\]"
     ):

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -498,3 +499,17 @@ def test_a_name_on_the_hub_is_no_path_of_this_machine(tmp_path, monkeypatch):
         recipe = get_recipe("python-bytes")
         recipe = replace(recipe, data=TextData(source="hub", paths=(name,)))
         assert recipe.with_absolute_paths().data.paths == (kept,)
+
+
+def test_published_sets_are_looked_for_in_one_folder(tmp_path, monkeypatch):
+    recipe = get_recipe("enwik8-sru_debug")
+    enwik8 = replace(recipe, data=replace(recipe.data, source="enwik8"))
+    assert enwik8.with_absolute_paths().data.paths == ()
+    monkeypatch.setenv("TORCHSRU_DATA", str(tmp_path))
+    assert enwik8.with_absolute_paths().data.paths == (str(tmp_path / "enwik8"),)
+    with pytest.raises(DataError, match="enwik8"):
+        train("enwik8-sru_debug", enwik8, tmp_path / "run")
+    named = replace(enwik8, data=replace(enwik8.data, paths=("mine",)))
+    assert named.with_absolute_paths().data.paths == (os.path.abspath("mine"),)
+    own = get_recipe("python-bytes")
+    assert own.with_absolute_paths() == own
