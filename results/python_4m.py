@@ -1,7 +1,7 @@
-"""Eight kinds of layers at four million parameters: held-out bits per byte against seconds.
+"""Nine stacks of layers at four million parameters: held-out bits per byte against seconds.
 
-    python results/python_4m.py tune    four trials a model, 40 s each: 26 min
-    python results/python_4m.py run     three seeds a model, 180 s each, at its best trial: 90 min
+    python results/python_4m.py tune    four trials a model, 40 s each: 30 min
+    python results/python_4m.py run     three seeds a model, 180 s each, at its best trial: 100 min
     python results/python_4m.py table   draw the newest rows into docs/results.md and its figure
 
 Run the first two on a quiet machine with torchsru[train] installed. They append their rows to

@@ -32,7 +32,7 @@ MODELS: dict[str, tuple[str, float, int, dict[str, Any]]] = {
     "srupp-none": (
         "SRU++, 4 layers of 936, no attention",
         4e-3,
-        64,
+        128,
         {"rnn": "srupp", "width": 936, "layers": 4, "attention_last": 0},
     ),
     "lstm": ("LSTM, 1 layer of 672", 8e-3, 64, {"rnn": "lstm", "width": 672, "layers": 1}),
