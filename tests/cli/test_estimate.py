@@ -23,7 +23,8 @@ def number(words):
 
 
 def test_it_prints_parameters_memory_flops_and_hours(capsys):
-    found = printed(capsys, "python-bytes", "--training.steps", "400000", "--rate", "1e12")
+    budget = ["--training.steps", "400000", "--training.seconds", "100"]
+    found = printed(capsys, "python-bytes", *budget, "--rate", "1e12")
     assert found["parameters"] == "921,856"
     assert found["step"] == "32 rows of 64 = 2,048 symbols, on 1 device, each in 1 part"
     assert "weights 3.7 MB, gradients 3.7 MB, optimiser 7.4 MB" in found["memory a device"]
@@ -31,6 +32,8 @@ def test_it_prints_parameters_memory_flops_and_hours(capsys):
     assert all_flops == pytest.approx(400_000 * flops, rel=1e-2)
     assert number(found["hours"]) == pytest.approx(all_flops / 1e12 / 3600, rel=1e-2)
     assert number(found["in its seconds"]) == pytest.approx(100 * 1e12 / flops, rel=1e-2)
+    passes = printed(capsys, "python-bytes", "--training.epochs", "2", "--rate", "1e12")
+    assert "how many steps an epoch has" in passes["hours"] and "in its seconds" not in passes
 
 
 def test_the_page_shows_what_is_printed(capsys):
