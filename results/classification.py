@@ -1,6 +1,6 @@
 """Sentence classifiers on CR, SUBJ, MR and TREC: accuracy, and seconds of training.
 
-    python results/classification.py tune FOLDER [PART]    four learning rates a model
+    python results/classification.py tune FOLDER [PART]    three learning rates and two dropouts a model
     python results/classification.py run FOLDER [PART]     three folds (TREC: seeds) a model and set
     python results/classification.py time FOLDER           three epochs a model and set, twice
     python results/classification.py table                 docs/tasks/classification.md, its figure
@@ -45,7 +45,8 @@ ABLATIONS = {  # of "sru": name, what it is, the fields that differ
     "sru-no-alpha": ("SRU without alpha", {"rescale": False}),
 }
 NAMES = {name: said for name, (said, _) in (MODELS | ABLATIONS).items()}
-FACTORS = (0.25, 0.5, 1.0, 2.0)  # of the recipe's learning rate
+FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
+DROPOUTS = (0.2, 0.5)
 TUNED_ON = "mr"
 TUNED_FOLD = 8  # chooses by fold 9, which like 8 itself is not among the folds that are reported
 REPEATS = 3
@@ -64,14 +65,15 @@ def recipe_for(key: dict[str, Any], folder: str = "") -> ClassificationRecipe:
     """The recipe that a row is measured by.
 
     Args:
-        key: kind ("tune", "run" or "time"), set, model, lr, fold, seed.
+        key: kind ("tune", "run" or "time"), set, model, lr, dropout, fold, seed.
     """
     recipe = recipe_of(key["model"])
     data = replace(recipe.data, source=key["set"], paths=(folder,), vectors=GLOVE, fold=key["fold"])
     training = replace(recipe.training, lr=key["lr"], seed=key["seed"], checkpoints=0)
     if key["kind"] == "time":
         training = replace(training, epochs=TIMED_EPOCHS, evaluations=1)
-    return replace(recipe, data=data, training=training)
+    model = replace(recipe.model, dropout=key["dropout"])
+    return replace(recipe, model=model, data=data, training=training)
 
 
 def measure(key: dict[str, Any], folder: str) -> None:
@@ -92,14 +94,16 @@ def measure(key: dict[str, Any], folder: str) -> None:
 
 def found(kind: str) -> list[dict]:
     """The newest rows of today's recipes."""
-    newest = ROWS.newest("model", "set", "lr", "fold", "seed", kind=kind).values()
+    newest = ROWS.newest("model", "set", "lr", "dropout", "fold", "seed", kind=kind).values()
     return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
 
 
 def tune(folder: str, part: str = "1/1") -> None:
-    """Try as many learning rates for each model, on one set."""
+    """Try as many learning rates and dropouts for each model, on one set."""
     keys = [
-        {"kind": "tune", "set": TUNED_ON, "model": m, "lr": factor * recipe_of(m).training.lr}
+        {"kind": "tune", "set": TUNED_ON, "model": m, "dropout": dropout}
+        | {"lr": factor * recipe_of(m).training.lr}
+        for dropout in DROPOUTS
         for factor in FACTORS
         for m in MODELS
     ]
@@ -107,19 +111,21 @@ def tune(folder: str, part: str = "1/1") -> None:
         measure({**key, "fold": TUNED_FOLD, "seed": 0}, folder)
 
 
-def best_rate(model: str) -> float:
-    """The tuned rate of most accuracy; the ablations have the whole model's."""
+def best_trial(model: str) -> dict[str, float]:
+    """The rate and the dropout of most accuracy; the ablations have the whole model's."""
     tuned = "sru" if model in ABLATIONS else model
     tried = [row for row in found("tune") if row["model"] == tuned]
-    if len(tried) < len(FACTORS):
+    if len(tried) < len(FACTORS) * len(DROPOUTS):
         sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune FOLDER` first")
-    return max(tried, key=lambda row: row["accuracy"])["lr"]
+    best = max(tried, key=lambda row: row["accuracy"])
+    return {"lr": best["lr"], "dropout": best["dropout"]}
 
 
 def run(folder: str, part: str = "1/1") -> None:
     """All models in turn on each set, fold by fold."""
+    best = {model: best_trial(model) for model in NAMES}
     keys = [
-        {"kind": "run", "set": source, "model": model, "lr": best_rate(model)}
+        {"kind": "run", "set": source, "model": model, **best[model]}
         | ({"fold": 0, "seed": repeat} if source == "trec" else {"fold": repeat, "seed": 0})
         for repeat in range(REPEATS)
         for source in SETS
@@ -131,10 +137,11 @@ def run(folder: str, part: str = "1/1") -> None:
 
 def time(folder: str) -> None:
     """Seconds an epoch, all models in turn on each set, so that a slow hour meets all."""
+    best = {model: best_trial(model) for model in NAMES}
     for repeat in range(TIMES):
         for source in SETS:
             for model in NAMES:
-                key = {"kind": "time", "set": source, "model": model, "lr": best_rate(model)}
+                key = {"kind": "time", "set": source, "model": model, **best[model]}
                 measure({**key, "fold": 0, "seed": repeat}, folder)
 
 
@@ -158,18 +165,28 @@ def show() -> None:
         epoch = sum(took[model, s] for s in SETS)
         faster = sum(took["lstm", s] for s in SETS) / epoch
         one = runs[model, "mr"][0]
-        first = [said, f"{one['parameters']:,}", f"{one['lr']:g}"]
+        first = [said, f"{one['parameters']:,}", f"{one['lr']:g}", one["dropout"]]
         last = [f"{mean:.1f}", f"{epoch:.1f}", f"{faster:.2f}"]
         cells.append([*first, *map(spread, scores), *last])
-    headings = ["model", "parameters", "rate", *SETS.values(), "mean", "s / epoch", "LSTM's / its"]
+    headings = [
+        "model",
+        "parameters",
+        "rate",
+        "dropout",
+        *SETS.values(),
+        "mean",
+        "s / epoch",
+        "LSTM's / its",
+    ]
     edge = [NAMES[m] for m in MODELS if runs[m, "mr"][0]["lr"] in edges(m)]
     lines = [
         *table(headings, cells),
         "",
-        f"Test accuracy in %, mean and standard deviation of {REPEATS} folds (TREC: seeds). Rate: "
-        f"the best of {len(FACTORS)} on a fold of {SETS[TUNED_ON]} that is not tested on"
-        f"{' (the least or most that was tried: ' + ', '.join(edge) + ')' if edge else ''}; the "
-        "ablations have that of SRU. Seconds: of an epoch of each of the four sets together, the "
+        f"Test accuracy in %, mean and standard deviation of {REPEATS} folds (TREC: seeds). Rate and "
+        f"dropout: the best of {len(FACTORS)} times {len(DROPOUTS)} on a fold of "
+        f"{SETS[TUNED_ON]} that is not tested on"
+        f"{' (the least or most rate that was tried: ' + ', '.join(edge) + ')' if edge else ''}; the "
+        "ablations have those of SRU. Seconds: of an epoch of each of the four sets together, the "
         f"median of {TIMES} measurements. {ROWS.about(times)}",
         "",
         "![Validation accuracy against seconds of training](../figures/classification.png)",

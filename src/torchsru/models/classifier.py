@@ -20,7 +20,7 @@ from torchsru.nn import RNNS
 KINDS = ("sru", "lstm", "gru", "qrnn", "ssru", "mingru", "kernelnn", "cnn")
 #: Fields that not every encoder takes.
 OWN = {
-    "sru": ("state_weights", "highway", "rescale", "highway_bias", "state_dropout"),
+    "sru": ("state_weights", "highway", "rescale", "highway_bias"),
     "qrnn": ("highway",),
     "cnn": ("widths",),
 }
@@ -37,7 +37,8 @@ class ClassifierConfig:
     layers: int = 2
     """Layers, stacked; a cnn has one."""
     dropout: float = 0.5
-    """After the embedding, between layers and before the output."""
+    """After the embedding, between layers and before the output; between layers of sru, of the
+    states' part alone, as in the paper's code: the highway stays whole."""
     embedding: int = 128
     """E, features of an embedding that is trained; word vectors have their own."""
     widths: tuple[int, ...] = (3, 4, 5)
@@ -50,8 +51,6 @@ class ClassifierConfig:
     """sru: scale the highway input by the paper's alpha."""
     highway_bias: float = 0.0
     """sru: initial bias of the reset gate."""
-    state_dropout: float = 0.0
-    """sru: dropout on the state's part of the output, one mask for all time steps."""
 
     def __post_init__(self) -> None:
         if self.encoder not in KINDS:
@@ -59,9 +58,8 @@ class ClassifierConfig:
         for name in ("width", "layers", "embedding"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("dropout", "state_dropout"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths must be positive, one at least, got {self.widths}")
         if not -100 < self.highway_bias < 100:
@@ -167,7 +165,7 @@ def build_encoder(config: ClassifierConfig, features: int) -> Any:
     c = config
     if c.encoder == "cnn":
         return Convolutions(features, c.width, c.widths)
-    options: dict[str, Any] = {"dropout": c.dropout}
+    options: dict[str, Any] = {"state_dropout" if c.encoder == "sru" else "dropout": c.dropout}
     if c.encoder == "qrnn":
         options["highway"] = bool(c.highway)
     if c.encoder == "sru":
@@ -176,6 +174,5 @@ def build_encoder(config: ClassifierConfig, features: int) -> Any:
             "highway": c.highway is not False,
             "rescale": c.rescale,
             "highway_bias": c.highway_bias,
-            "state_dropout": c.state_dropout,
         }
     return RNNS[c.encoder](features, c.width, c.layers, **options)

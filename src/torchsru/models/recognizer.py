@@ -32,7 +32,7 @@ class RecognizerConfig(StackConfig):
     """Half of each layer runs backward in time; without it, recognition can go along with live
     sound."""
     dropout: float = 0.2
-    """Between layers and before the output."""
+    """Between layers and before the output; between layers of sru, of the states' part alone."""
     rate: int = 8000
     """Samples per second of the sound, a multiple of 200."""
     bands: int = 40

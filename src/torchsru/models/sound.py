@@ -24,7 +24,7 @@ class StackConfig:
     bidirectional: bool = False
     """Half of each layer runs backward in time; without it, sound can be heard live."""
     dropout: float = 0.0
-    """Between layers."""
+    """Between layers; of sru, of the states' part alone: the highway stays whole."""
     highway_bias: float = 0.0
     """sru: initial bias of the reset gate."""
 
@@ -43,9 +43,11 @@ class StackConfig:
 
     def make(self, features: int) -> Any:
         """The layers, a `Recurrent`, for so many features a step."""
-        options: dict[str, Any] = {"dropout": self.dropout, "bidirectional": self.bidirectional}
+        options: dict[str, Any] = {"bidirectional": self.bidirectional}
         if self.rnn == "sru":
-            options["highway_bias"] = self.highway_bias
+            options |= {"state_dropout": self.dropout, "highway_bias": self.highway_bias}
+        else:
+            options["dropout"] = self.dropout
         return RNNS[self.rnn](features, self.width, self.layers, **options)
 
 

@@ -242,7 +242,7 @@ def _make(model: ClassifierConfig) -> ClassificationRecipe:
         model=model,
         data=ClassificationData(),
         training=Training(
-            lr=4e-3, epochs=20, keep="best", evaluations=20, checkpoints=4, precision="float32"
+            lr=2e-3, epochs=10, keep="best", evaluations=10, checkpoints=2, precision="float32"
         ),
     )
 
