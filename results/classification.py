@@ -1,10 +1,10 @@
 """Sentence classifiers on CR, SUBJ, MR and TREC: accuracy, and seconds of training.
 
-    python results/classification.py tune FOLDER [PART]    three learning rates and two dropouts a model
-    python results/classification.py run FOLDER [PART]     three folds (TREC: seeds) a model and set
-    python results/classification.py time FOLDER           three epochs a model and set, twice
-    python results/classification.py table                 docs/tasks/classification.md, its figure
-    python results/classification.py all FOLDER            all of these
+    python results/classification.py tune FOLDER [PART]   three rates and two dropouts a model
+    python results/classification.py run FOLDER [PART]    three folds (TREC: seeds) a model and set
+    python results/classification.py time FOLDER          three epochs a model and set, twice
+    python results/classification.py table                docs/tasks/classification.md, its figure
+    python results/classification.py all FOLDER           all of these
 
 FOLDER holds the sets in their published files; the vectors are those of torchsru[train,glove]. The
 first three append their rows to results/classification.jsonl and leave out what is there already.
@@ -168,25 +168,17 @@ def show() -> None:
         first = [said, f"{one['parameters']:,}", f"{one['lr']:g}", one["dropout"]]
         last = [f"{mean:.1f}", f"{epoch:.1f}", f"{faster:.2f}"]
         cells.append([*first, *map(spread, scores), *last])
-    headings = [
-        "model",
-        "parameters",
-        "rate",
-        "dropout",
-        *SETS.values(),
-        "mean",
-        "s / epoch",
-        "LSTM's / its",
-    ]
+    headings = ["model", "parameters", "rate", "dropout", *SETS.values(), "mean", "s / epoch"]
+    headings.append("LSTM's / its")
     edge = [NAMES[m] for m in MODELS if runs[m, "mr"][0]["lr"] in edges(m)]
     lines = [
         *table(headings, cells),
         "",
-        f"Test accuracy in %, mean and standard deviation of {REPEATS} folds (TREC: seeds). Rate and "
-        f"dropout: the best of {len(FACTORS)} times {len(DROPOUTS)} on a fold of "
+        f"Test accuracy in %, mean and standard deviation of {REPEATS} folds (TREC: seeds). Rate "
+        f"and dropout: the best of {len(FACTORS)} times {len(DROPOUTS)} on a fold of "
         f"{SETS[TUNED_ON]} that is not tested on"
-        f"{' (the least or most rate that was tried: ' + ', '.join(edge) + ')' if edge else ''}; the "
-        "ablations have those of SRU. Seconds: of an epoch of each of the four sets together, the "
+        f"{' (the least or most rate that was tried: ' + ', '.join(edge) + ')' if edge else ''}; "
+        "the ablations have those of SRU. Seconds: of an epoch of each of the four sets together, the "
         f"median of {TIMES} measurements. {ROWS.about(times)}",
         "",
         "![Validation accuracy against seconds of training](../figures/classification.png)",
