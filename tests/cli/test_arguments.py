@@ -3,7 +3,14 @@
 import pytest
 
 from torchsru.cli import Refused
-from torchsru.cli.arguments import add_recipe_options, kind_of, make_parser, parse, recipe_from
+from torchsru.cli.arguments import (
+    add_recipe_options,
+    kind_of,
+    make_parser,
+    options_of,
+    parse,
+    recipe_from,
+)
 from torchsru.recipes import get_recipe
 
 
@@ -50,3 +57,12 @@ def test_help_has_what_stands_below_each_field_inherited_ones_too():
     said = " ".join(parser.format_help().split())
     assert "--model.rnn" in said and "Kind of layer" in said  # of the models of sound
     assert "recognition can go along with live sound" in said  # not the inherited field's
+
+
+@pytest.mark.parametrize("name", ["enwik8-sru", "ptb-sru", "wikitext-103-srupp-base_debug"])
+def test_a_recipe_is_written_as_options(name):
+    base, recipe = get_recipe("python-bytes"), get_recipe(name)
+    parser = make_parser("train", "")
+    add_recipe_options(parser, type(base))
+    assert recipe_from(base, parse(parser, options_of(recipe, base))) == recipe
+    assert recipe_from(recipe, parse(parser, options_of(recipe, recipe))) == recipe

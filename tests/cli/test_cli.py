@@ -193,7 +193,7 @@ def test_help_of_train_names_every_field(capsys):
 
 
 @pytest.mark.parametrize("kind", ["a file", "below a file", "name too long"])
-@pytest.mark.parametrize("command", ["train", "demo", "eval", "generate", "resume"])
+@pytest.mark.parametrize("command", ["train", "compare", "demo", "eval", "generate", "resume"])
 def test_folders_that_cannot_be_are_one_line(capsys, tmp_path, kind, command):
     (tmp_path / "file").write_text("mine")
     out = {
@@ -203,6 +203,7 @@ def test_folders_that_cannot_be_are_one_line(capsys, tmp_path, kind, command):
     }[kind]
     argv = {
         "train": ["train", NAME, "--out", str(out)],
+        "compare": ["compare", NAME, "--out", str(out)],
         "demo": ["demo", "--debug", "--out", str(out)],
         "eval": ["eval", str(out)],
         "generate": ["generate", str(out)],
@@ -215,7 +216,7 @@ def test_folders_that_cannot_be_are_one_line(capsys, tmp_path, kind, command):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("command", ["train", "demo"])
+@pytest.mark.parametrize("command", ["train", "compare", "demo"])
 def test_a_folder_that_cannot_be_written_is_one_line(
     capsys, tmp_path, monkeypatch, number, command
 ):
@@ -226,7 +227,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 
     monkeypatch.setattr("torchsru.train.folder.Path.mkdir", fail)
     out = tmp_path / "run"
-    argv = ["train", NAME] if command == "train" else ["demo", "--debug"]
+    argv = ["demo", "--debug"] if command == "demo" else [command, NAME]
     assert main([*argv, "--out", str(out)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and os.strerror(number) in err and str(out) in err

@@ -14,6 +14,7 @@ COMMANDS = {  # name: what it does; the module torchsru.cli.NAME has main(argv) 
     "doctor": "what runs on this machine, and why the rest does not",
     "recipes": "list the recipes, or show one",
     "train": "train a recipe",
+    "compare": "train a recipe with other kinds of layers, at as many parameters",
     "estimate": "parameters, memory, FLOPs and hours of a recipe, before it is trained",
     "eval": "held-out numbers of a trained run",
     "data": "check and prepare a data set, and say what it holds",

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import math
 import re
 import textwrap
@@ -20,6 +21,7 @@ R = TypeVar("R", bound=Recipe)
 
 PATHS = "--data.paths"  # also written --data PATH ...
 PARTS = ("model", "data", "training")
+BUDGET = ("steps", "epochs", "seconds")
 
 
 def kind_of(argv: Sequence[str]) -> type[Recipe]:
@@ -27,6 +29,14 @@ def kind_of(argv: Sequence[str]) -> type[Recipe]:
     words = [word for before, word in zip(["", *argv], argv, strict=False) if before != "--out"]
     named = next((word for word in words if word in RECIPES), None)
     return type(get_recipe(named)) if named else LanguageModelRecipe
+
+
+def language_model(name: str) -> LanguageModelRecipe:
+    """The recipe of that name. Raises ValueError if there is none, or it is of another task."""
+    recipe = get_recipe(name)
+    if not isinstance(recipe, LanguageModelRecipe):
+        raise ValueError(f"recipe must be a language model's, got {name!r} of {recipe.task}")
+    return recipe
 
 
 def add_recipe_options(parser: ArgumentParser, recipe: type[Recipe]) -> None:
@@ -53,7 +63,14 @@ def words_of(hint: Any) -> dict[str, Any]:
 
 def recipe_from(base: R, parsed: Namespace) -> R:
     """`base` with the fields that were given. Raises Refused naming field, rule, value."""
-    values = to_json(base)
+    try:
+        return from_json(type(base), with_given(to_json(base), parsed))
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def with_given(values: dict[str, Any], parsed: Namespace) -> dict[str, Any]:
+    """A recipe's fields, nested as `to_json` has them, with those that were given in them."""
     for part in values:
         if given := parsed.get(part):
             values[part] |= given.as_dict()
@@ -61,11 +78,20 @@ def recipe_from(base: R, parsed: Namespace) -> R:
     asked = training.as_dict() if training else {}
     if any(asked.get(name) is not None for name in ("steps", "epochs")):
         # in the place of the recipe's own budget, whatever that counts
-        values["training"] |= {name: asked.get(name) for name in ("steps", "epochs", "seconds")}
-    try:
-        return from_json(type(base), values)
-    except ValueError as error:
-        raise Refused(str(error)) from error
+        values["training"] |= {name: asked.get(name) for name in BUDGET}
+    return values
+
+
+def options_of(recipe: Recipe, base: Recipe) -> list[str]:
+    """The words that make `base` the recipe, which `recipe_from` reads."""
+    before, words = dict(flat(to_json(base))), list[str]()
+    for name, value in flat(to_json(recipe)):
+        if isinstance(value, tuple):
+            if value != before[name]:
+                words += [f"--{name}", *map(str, value)]
+        elif value != before[name] or name.removeprefix("training.") in BUDGET:
+            words.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
+    return words
 
 
 def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:

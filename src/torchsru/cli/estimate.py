@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 
 from torchsru.cli import Refused
-from torchsru.cli.arguments import add_recipe_options, make_parser, parse, recipe_from
+from torchsru.cli.arguments import (
+    add_recipe_options,
+    language_model,
+    make_parser,
+    parse,
+    recipe_from,
+)
 from torchsru.data.prepare import expected_symbols
 from torchsru.models import LanguageModel
 from torchsru.recipes import LanguageModelRecipe, find_recipes, get_recipe
@@ -64,14 +70,6 @@ def main(argv: Sequence[str]) -> int:
     for name, value in rows(recipe, found, devices, rate):
         print(f"{name:<17} {value}")
     return 0
-
-
-def language_model(name: str) -> LanguageModelRecipe:
-    """The recipe of that name. Raises ValueError if there is none, or it is of another task."""
-    recipe = get_recipe(name)
-    if not isinstance(recipe, LanguageModelRecipe):
-        raise ValueError(f"recipe must be a language model's, got {name!r} of {recipe.task}")
-    return recipe
 
 
 def symbols_of(recipe: LanguageModelRecipe) -> int:

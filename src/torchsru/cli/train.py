@@ -54,39 +54,47 @@ def main(argv: Sequence[str]) -> int:
             base = open_run(folder).recipe
     except (ValueError, RunError) as error:
         raise Refused(str(error)) from error
-    recipe = recipe_from(base, parsed)
+    return run(name, recipe_from(base, parsed), folder, resume=parsed.resume, argv=argv)
+
+
+def run(
+    name: str,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    argv: Sequence[str] = (),
+    quiet: bool = False,
+    again: Sequence[str] = (),
+) -> int:
+    """Train, in so many processes as the recipe asks for; say how to go on if interrupted, else
+    where the model is unless quiet.
+
+    Args:
+        argv: what `torchsru train` trains the same by, in each of several processes.
+        again: the command that goes on. Default: `torchsru train`'s.
+
+    Returns: the exit code. Raises: Refused.
+    """
     try:
         processes, nodes = processes_here(recipe.training), recipe.training.nodes
         if launched() is None and processes * nodes > 1:
             code = launch("torchsru.cli", ["train", *argv], processes=processes, nodes=nodes)
             if code == 130 and (folder / RECIPE).exists():
-                say_stopped(f"stopped; {newest(folder)}", name, folder)
+                say_stopped(f"stopped; {newest(folder)}", name, folder, again)
             return code
-        return run(name, recipe, folder, resume=parsed.resume)
-    except RunError as error:
-        raise Refused(str(error)) from error
-    except Refused:
-        if speaks():
-            raise
-        return 2  # the first process of this machine says it
-
-
-def run(name: str, recipe: Recipe, folder: Path, *, resume: bool, quiet: bool = False) -> int:
-    """Train; say how to go on if interrupted, else where the model is unless quiet.
-
-    Returns: the exit code.
-    """
-    try:
         result = train(name, recipe, folder, resume=resume)
     except (DataError, RunError) as error:
-        raise Refused(str(error)) from error
+        if speaks():
+            raise Refused(str(error)) from error
+        return 2  # the first process of this machine says it
     except NotFinite as error:
         if speaks():
             print(f"torchsru: {folder}: {error}", file=sys.stderr)
         return 1
     except Interrupted as stop:
         if speaks() and not is_watched():
-            say_stopped(str(stop), name, folder)
+            say_stopped(str(stop), name, folder, again)
         return 130
     if quiet or not speaks():
         return 0
@@ -99,7 +107,7 @@ def run(name: str, recipe: Recipe, folder: Path, *, resume: bool, quiet: bool = 
     return 0
 
 
-def say_stopped(what: str, name: str, folder: Path) -> None:
+def say_stopped(what: str, name: str, folder: Path, again: Sequence[str] = ()) -> None:
     """One line on stderr: what was stopped, and how to go on."""
-    again = shlex.join(["torchsru", "train", name, "--out", str(folder), "--resume"])
-    print(f"torchsru: {what} in {folder}; go on with: {again}", file=sys.stderr)
+    again = again or ["torchsru", "train", name, "--out", str(folder), "--resume"]
+    print(f"torchsru: {what} in {folder}; go on with: {shlex.join(again)}", file=sys.stderr)

@@ -31,6 +31,8 @@ OWN = {
     "srupp": (*SRUS, *ATTENTION, "attention_every", "attention_last"),
     "transformer-xl": (*ATTENTION, "head_size", "feedforward", "clamp", "tied_biases"),
 }
+#: Fields of all kinds in whose place a kind has its own.
+REPLACED = {"transformer-xl": ("embedding_dropout", "output_dropout")}
 KINDS = (*RNNS, *(kind for kind in OWN if kind not in RNNS))
 
 
@@ -168,7 +170,7 @@ class LanguageModelConfig:
             if (inner := self.projection or self.width // 4) % self.heads:
                 raise ValueError(f"heads must divide projection = {inner}, got {self.heads}")
         if self.rnn == "transformer-xl":
-            for name in ("embedding_dropout", "output_dropout"):
+            for name in REPLACED[self.rnn]:
                 if (value := getattr(self, name)) is not None:
                     raise ValueError(
                         f"{name} must be None with 'transformer-xl', which has its own places of "
