@@ -178,8 +178,8 @@ def show() -> None:
         f"and dropout: the best of {len(FACTORS)} times {len(DROPOUTS)} on a fold of "
         f"{SETS[TUNED_ON]} that is not tested on"
         f"{' (the least or most rate that was tried: ' + ', '.join(edge) + ')' if edge else ''}; "
-        "the ablations have those of SRU. Seconds: of an epoch of each of the four sets together, the "
-        f"median of {TIMES} measurements. {ROWS.about(times)}",
+        "the ablations have those of SRU. Seconds: of an epoch of each of the four sets together, "
+        f"the median of {TIMES} measurements. {ROWS.about(times)}",
         "",
         "![Validation accuracy against seconds of training](../figures/classification.png)",
     ]
