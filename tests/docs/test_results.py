@@ -128,7 +128,7 @@ def test_nothing_is_tuned_on_what_is_tested_on(name, tmp_path, shared, monkeypat
     rates = {}
     for recipe in trained:
         rates.setdefault(json.dumps(shared.to_json(recipe)["model"]), set()).add(recipe.training.lr)
-    assert {len(tried) for tried in rates.values()} == {len(script.FACTORS)}  # as many for each
+    assert len({len(tried) for tried in rates.values()}) == 1  # as many for each
     tuning, before = list(trained), len(trained)
     run(script, monkeypatch, "run", *NEEDS[name])
     tests = trained[before:]
