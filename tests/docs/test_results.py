@@ -125,10 +125,11 @@ def test_rows_of_another_recipe_are_measured_anew(name, tmp_path, shared, monkey
 def test_nothing_is_tuned_on_what_is_tested_on(name, tmp_path, shared, monkeypatch):
     script, trained = load(name, tmp_path, shared, monkeypatch)
     run(script, monkeypatch, "tune", *NEEDS[name])
-    rates = {}
+    tried = {}
     for recipe in trained:
-        rates.setdefault(json.dumps(shared.to_json(recipe)["model"]), set()).add(recipe.training.lr)
-    assert len({len(tried) for tried in rates.values()}) == 1  # as many for each
+        model = {k: v for k, v in shared.to_json(recipe)["model"].items() if k != "dropout"}
+        tried.setdefault(json.dumps(model), set()).add((recipe.training.lr, recipe.model.dropout))
+    assert len({len(trials) for trials in tried.values()}) == 1  # as many for each
     tuning, before = list(trained), len(trained)
     run(script, monkeypatch, "run", *NEEDS[name])
     tests = trained[before:]
