@@ -151,7 +151,7 @@ def test_a_step_of_ptb_is_the_scripts():
 
 def test_the_four_million_are_four_million_and_differ_in_layers_and_what_was_tuned_alone():
     recipes = {n: get_recipe(n) for n in NAMES if n.startswith("python-4m-")}
-    assert len(recipes) == 8
+    assert len(recipes) == 9
     first = recipes["python-4m-sru"]
     for name, recipe in recipes.items():
         with torch.device("meta"):
