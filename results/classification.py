@@ -42,7 +42,7 @@ SETS = {"cr": "CR", "subj": "SUBJ", "mr": "MR", "trec": "TREC"}
 ABLATIONS = {  # of "sru": name, what it is, the fields that differ
     "sru-no-v": ("SRU without v", {"state_weights": False}),
     "sru-no-highway": ("SRU without highway", {"highway": False}),
-    "sru-no-alpha": ("SRU without alpha", {"rescale": False}),
+    "sru-alpha": ("SRU with alpha", {"rescale": True}),
 }
 NAMES = {name: said for name, (said, _) in (MODELS | ABLATIONS).items()}
 # learning rate and dropout; the paper has 1e-3 and 0.5, with vectors of 300 dimensions

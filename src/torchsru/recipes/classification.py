@@ -218,11 +218,12 @@ class TextClassifier:
         return scores.float().log_softmax(1).cpu()
 
 
-#: name: what it is, and the model; the sizes are those of the paper's table 1 with vectors of 300
+#: name: what it is, and the model; the sizes are those of the paper's table 1 with vectors of 300,
+#: and SRU has no alpha, as there
 MODELS: dict[str, tuple[str, ClassifierConfig]] = {
-    "sru": ("SRU, 2 layers", ClassifierConfig()),
-    "sru-4": ("SRU, 4 layers", ClassifierConfig(layers=4)),
-    "sru-8": ("SRU, 8 layers", ClassifierConfig(layers=8)),
+    "sru": ("SRU, 2 layers", ClassifierConfig(rescale=False)),
+    "sru-4": ("SRU, 4 layers", ClassifierConfig(layers=4, rescale=False)),
+    "sru-8": ("SRU, 8 layers", ClassifierConfig(layers=8, rescale=False)),
     "lstm": ("LSTM, 2 layers", ClassifierConfig(encoder="lstm")),
     "gru": ("GRU, 2 layers", ClassifierConfig(encoder="gru")),
     "qrnn": ("QRNN, 2 layers", ClassifierConfig(encoder="qrnn")),
