@@ -112,7 +112,8 @@ def test_memory_is_what_the_profiler_measures(name, tmp_path):
     assert found.optimizer_bytes == averages
     leaves = tensors_of(real.state)
     assert found.state_bytes == sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    assert found.activations_bytes == pytest.approx(peak, rel=0.05)
+    within = 0.05 if name.startswith("srupp") else 0.03  # attention's own temporaries
+    assert found.activations_bytes == pytest.approx(peak, rel=within)
 
 
 @pytest.mark.parametrize("name", CASES)
