@@ -506,6 +506,8 @@ def test_published_sets_are_looked_for_in_one_folder(tmp_path, monkeypatch):
     enwik8 = replace(recipe, data=replace(recipe.data, source="enwik8"))
     assert enwik8.with_absolute_paths().data.paths == ()
     monkeypatch.setenv("TORCHSRU_DATA", str(tmp_path))
+    assert enwik8.with_absolute_paths().data.paths == ()  # it is not there
+    (tmp_path / "enwik8").mkdir()
     assert enwik8.with_absolute_paths().data.paths == (str(tmp_path / "enwik8"),)
     with pytest.raises(DataError, match="enwik8"):
         train("enwik8-sru_debug", enwik8, tmp_path / "run")

@@ -68,7 +68,8 @@ class Recipe:
         changed = {name: absolute(getattr(data, name)) for name in data.locations}
         kept, source = os.environ.get(DATA), getattr(data, "source", "")
         if kept and source and not data.paths and source not in getattr(data, "inside", ()):
-            changed["paths"] = absolute((os.path.join(kept, source),))
+            shelf = os.path.join(kept, source)
+            changed["paths"] = absolute((shelf,)) if os.path.exists(shelf) else ()
         return replace(self, data=replace(data, **changed))
 
     def next_command(self, run: str) -> str:
