@@ -107,10 +107,13 @@ def by_rows(theirs, x, state, mask=None, bounds=None):
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("sequences", ["mask", "padding", "documents"])
+@pytest.mark.parametrize("way", ["_run_padded", "_run_packed"])
 @each
-def test_masks_and_documents_equal_row_by_row(kind, sequences, bidirectional):
-    """Padding anywhere in a row; rows and documents without any step; gradients too."""
+def test_masks_and_documents_equal_row_by_row(kind, way, sequences, bidirectional, monkeypatch):
+    """Padding anywhere in a row; rows and documents without any step; gradients too; as rows are
+    run on a CPU, and as on a GPU."""
     ours, theirs = pair(kind, bidirectional=bidirectional)
+    monkeypatch.setattr(ours, "_run_padded", getattr(ours, way))
     x = torch.randn(9, 1 if sequences == "documents" else B, I, dtype=torch.float64)
     x.requires_grad_()
     mask = bounds = None
@@ -142,6 +145,18 @@ def test_that_check_can_fail(kind):
     state = start_like(theirs(x)[1])
     with pytest.raises(AssertionError):
         torch.testing.assert_close(ours(x, state)[1], by_rows(theirs, x, state, mask)[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@each
+def test_padding_in_low_precision(kind, dtype):
+    """The gates that hold the state do so in PyTorch's fused layers too."""
+    ours, _ = pair(kind, bidirectional=True)
+    x, mask = torch.randn(30, B, I, dtype=torch.float64), make_mask(30, B)
+    want = ours(x, mask=mask)
+    got = ours.to(dtype)(x.to(dtype), mask=mask)
+    rough = {} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
+    torch.testing.assert_close(got, want, check_dtype=False, **rough)
 
 
 @each
@@ -197,11 +212,14 @@ def test_bad_states(kind, state, error, message):
 def test_compile_and_export_reach_as_far_as_pytorchs(kind):
     """torch.compile needs dynamo's allow_rnn; torch.export takes one length."""
     ours = PAIRS[kind][0](I, D, 2).eval()
-    x = torch.randn(L, B, I)
+    x, mask = torch.randn(L, B, I), make_mask(L, B)
     with torch._dynamo.config.patch(allow_rnn=True):
         compiled = torch.compile(ours, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(x), ours(x))
+        torch.testing.assert_close(compiled(x, mask=mask), ours(x, mask=mask))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The tensor attributes")
         program = torch.export.export(ours, (x,))
+        masked = torch.export.export(ours, (x,), {"mask": mask})
     torch.testing.assert_close(program.module()(x), ours(x))
+    torch.testing.assert_close(masked.module()(x, mask=mask), ours(x, mask=mask))

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from torchsru.nn import RNNS, SRUCell
 from torchsru.nn.recurrent import drop_over_time
@@ -135,11 +134,7 @@ class Encoder(nn.Module):
         for i, layer in enumerate(self.layers):
             if i and self.training and self.config.encoder != "sru":
                 x = drop_over_time(x, self.config.dropout, None)
-            if self.config.encoder in ("lstm", "gru"):  # PyTorch skips padding of packed rows alone
-                packed, _ = layer(pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False))
-                x, _ = pad_packed_sequence(packed, total_length=len(mask))
-            else:
-                x, _ = layer(x, mask=mask)
+            x, _ = layer(x, mask=mask)
             found.append(x)
         return torch.cat(found, -1) if self.config.join else x
 

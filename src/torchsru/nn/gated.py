@@ -6,8 +6,11 @@ d hidden size per direction.
 What it adds  mask and cu_seqlens, step, states in float32 at least, errors that name the argument
 What stays    the work is PyTorch's, called directly; parameters and their names, so that weights
               move both ways; `dropout` draws a new mask each step
-Limits        mask, cu_seqlens and PackedSequence in eager mode only: PyTorch wants the lengths on
-              the CPU
+Padding       each row's real steps come first, in both directions, so that padding changes none.
+              A GPU runs packed rows. A CPU runs them several times slower than padded ones: there
+              rows stay padded, and LSTM's gates hold the cell that padding would change.
+Limits        PackedSequence, cu_seqlens, and on a GPU mask in eager mode only: PyTorch wants the
+              lengths on the CPU
 Check         tests/nn/test_gated.py
 """
 
@@ -15,8 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from torchsru.nn.recurrent import (
     Recurrent,
@@ -28,6 +32,8 @@ from torchsru.nn.recurrent import (
 )
 from torchsru.nn.stack import state_type
 from torchsru.ops._sequences import Documents
+
+OPEN = 1e4  # what makes a gate 1, in float16 too; its negative makes it 0
 
 
 class _Gated(Recurrent):
@@ -70,27 +76,69 @@ class _Gated(Recurrent):
         return self._work(x, state)
 
     def _run_masked(self, x, state, mask):
-        """Each row without its padding: rows are packed, steps keep their order.
+        """Each row without its padding.
 
         Args:
-            x: [M, R, input_size].
+            x: [M, R, input_size], 0 at padding.
             state: of R rows, or None.
             mask: [M, R] bool, True at padding, which may stand anywhere.
         """
         M, R, _ = x.shape
         if state is None:
             state = self._start(R, x)
-        lengths = torch.zeros(R) if M == 0 else (~mask).sum(0).cpu()
+        if M == 0:
+            return x.new_zeros(M, R, self.output_size), state
+        order = mask.sort(dim=0, stable=True).indices  # real steps first, as they were
+        lengths = (~mask).sum(0)
+        run = self._run_padded if x.device.type == "cpu" else self._run_packed
+        out, state = run(_take(x, order), state, lengths)
+        return _take(out, order.argsort(0)), state
+
+    def _run_padded(self, x, state, lengths):
+        """Layer by layer and direction by direction.
+
+        Args:
+            x: [M, R, input_size], real steps first.
+            state: of R rows.
+            lengths: [R] real steps.
+
+        Returns: [M, R, output_size], 0 at padding, and the state after each row's last real step.
+        """
+        at = torch.arange(len(x), device=x.device)[:, None]
+        padding = at >= lengths
+        turned = torch.where(padding, at, lengths - 1 - at)  # last real step first
+        some, last = lengths[:, None] > 0, (lengths - 1).clamp(min=0)[None]
+        starts = [leaf.to(self.weight_ih_l0.dtype) for leaf in tree_leaves(state)]
+        ends = []
+        for layer in range(self.num_layers):
+            outs = []
+            for direction in range(self.num_directions):
+                i = layer * self.num_directions + direction
+                start = [leaf[i : i + 1] for leaf in starts]
+                given = _take(x, turned) if direction else x
+                out, *cell = self._run_layer(given, start, self.all_weights[i], padding)
+                h = torch.where(some, _take(out, last)[0], start[0][0])
+                ends.append((h, *(leaf[0] for leaf in cell)))
+                outs.append(_take(out, turned) if direction else out)
+            x = torch.cat(outs, -1).masked_fill(padding[:, :, None], 0)
+            if layer < self.num_layers - 1:
+                x = F.dropout(x, self.dropout, self.training)
+        end = tuple(map(torch.stack, zip(*ends, strict=True)))
+        end = end if isinstance(state, tuple) else end[0]
+        return x, map_tensors(lambda leaf: leaf.to(state_type(leaf)), end)
+
+    def _run_packed(self, x, state, lengths):
+        """The same, of packed rows."""
+        M, R, _ = x.shape
+        lengths = lengths.cpu()
         rows = lengths.nonzero()[:, 0].to(x.device)  # the other rows keep their state
         if len(rows) == 0:
             return x.new_zeros(M, R, self.output_size), state
-
-        order = mask.index_select(1, rows).sort(dim=0, stable=True).indices  # padding last
-        x = x.index_select(1, rows).gather(0, order[:, :, None].expand(-1, -1, x.shape[2]))
-        packed = pack_padded_sequence(x, lengths[lengths > 0], enforce_sorted=False)
+        packed = pack_padded_sequence(
+            x.index_select(1, rows), lengths[lengths > 0], enforce_sorted=False
+        )
         out, end = self._work(packed, map_tensors(lambda leaf: leaf.index_select(1, rows), state))
         out, _ = pad_packed_sequence(out, total_length=M)
-        out = out.gather(0, order.argsort(0)[:, :, None].expand_as(out))
         if len(rows) == R:
             return out, end
         h = out.new_zeros(M, R, self.output_size).index_copy(1, rows, out)
@@ -121,6 +169,11 @@ class _Gated(Recurrent):
         """The state before the first step, zeros."""
         raise NotImplementedError
 
+    def _run_layer(self, x: Tensor, start: list[Tensor], weights: list[Tensor], padding: Tensor):
+        """One direction of a layer: h [M, R, d], whatever it be at padding, and the end [1, R, d]
+        of each other part of the state."""
+        raise NotImplementedError
+
     def _zeros(self, rows: int, x: Tensor) -> Tensor:
         sizes = (self.num_layers * self.num_directions, rows, self.hidden_size)
         return x.new_zeros(sizes, dtype=state_type(self.weight_ih_l0))
@@ -136,12 +189,17 @@ class _Gated(Recurrent):
         )  # fmt: skip
 
 
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """x[index[t, r], r] for x [M, R, F] and index [K, R] -> [K, R, F]."""
+    return x.gather(0, index[:, :, None].expand(-1, -1, x.shape[2]))
+
+
 class LSTM(_Gated, nn.LSTM):
     """`nn.LSTM`, with the calls of every recurrent module here: mask, cu_seqlens, step.
 
     Its parameters, their names and its numbers are those of `nn.LSTM`. The state is the pair
-    (h, c), each [num_layers * directions, R, d], float32 at least. `mask`, `cu_seqlens` and
-    `PackedSequence` work in eager mode.
+    (h, c), each [num_layers * directions, R, d], float32 at least. `PackedSequence` and
+    `cu_seqlens` work in eager mode, on a GPU `mask` too.
 
     Args:
         input_size: features of x.
@@ -164,6 +222,14 @@ class LSTM(_Gated, nn.LSTM):
         zeros = self._zeros(rows, x)
         return zeros, zeros
 
+    def _run_layer(self, x, start, weights, padding):
+        w_in, *others = weights  # of the gates i, f, g, o: c_t = f c_{t-1} + i g
+        hold = w_in.new_tensor([-OPEN, OPEN, 0, 0]).repeat_interleave(self.hidden_size)
+        weights = [torch.cat([w_in, hold[:, None]], 1), *others]
+        x = torch.cat([x, padding[:, :, None].to(x.dtype)], -1)
+        h, _, c = torch.lstm(x, start, weights, self.bias, 1, 0.0, self.training, False, False)
+        return h, c
+
     def _check_state(self, state, rows):
         if not isinstance(state, tuple) or len(state) != 2:
             got = f"{len(state)} of them" if isinstance(state, tuple) else type(state).__name__
@@ -176,14 +242,18 @@ class GRU(_Gated, nn.GRU):
     """`nn.GRU`, with the calls of every recurrent module here: mask, cu_seqlens, step.
 
     Its parameters, their names and its numbers are those of `nn.GRU`. The state is h,
-    [num_layers * directions, R, d], float32 at least. `mask`, `cu_seqlens` and `PackedSequence`
-    work in eager mode. Arguments and errors as in `LSTM`.
+    [num_layers * directions, R, d], float32 at least. `PackedSequence` and `cu_seqlens` work in
+    eager mode, on a GPU `mask` too. Arguments and errors as in `LSTM`.
     """
 
     _worker = nn.GRU
 
     def _start(self, rows, x):
         return self._zeros(rows, x)
+
+    def _run_layer(self, x, start, weights, padding):
+        h, _ = torch.gru(x, *start, weights, self.bias, 1, 0.0, self.training, False, False)
+        return (h,)
 
     def _check_state(self, state, rows):
         self._check_tensor("state", state, rows)
