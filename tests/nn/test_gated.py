@@ -208,6 +208,15 @@ def test_bad_states(kind, state, error, message):
         rnn(zeros(L, B, I), state)
 
 
+@pytest.mark.parametrize("mask", [None, make_mask(L, B)], ids=["plain", "mask"])
+@each
+def test_x_of_another_type(kind, mask):
+    rnn = PAIRS[kind][0](I, D, 2)
+    message = "x must be torch.float32 like the parameters, got torch.float64"
+    with pytest.raises(ValueError, match=message):
+        rnn(torch.zeros(L, B, I, dtype=torch.float64), mask=mask)
+
+
 @each
 def test_compile_and_export_reach_as_far_as_pytorchs(kind):
     """torch.compile needs dynamo's allow_rnn; torch.export takes one length."""

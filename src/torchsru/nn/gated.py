@@ -41,6 +41,7 @@ class _Gated(Recurrent):
 
     _worker: Any
     weight_ih_l0: Tensor
+    all_weights: list[list[nn.Parameter]]
 
     def __init__(
         self,
@@ -84,6 +85,8 @@ class _Gated(Recurrent):
             mask: [M, R] bool, True at padding, which may stand anywhere.
         """
         M, R, _ = x.shape
+        if reason := wrong_type(x, self):
+            raise ValueError(reason)
         if state is None:
             state = self._start(R, x)
         if M == 0:
@@ -123,9 +126,10 @@ class _Gated(Recurrent):
             x = torch.cat(outs, -1).masked_fill(padding[:, :, None], 0)
             if layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
-        end = tuple(map(torch.stack, zip(*ends, strict=True)))
-        end = end if isinstance(state, tuple) else end[0]
-        return x, map_tensors(lambda leaf: leaf.to(state_type(leaf)), end)
+        end = tuple(
+            torch.stack(leaves).to(state_type(leaves[0])) for leaves in zip(*ends, strict=True)
+        )
+        return x, end if isinstance(state, tuple) else end[0]
 
     def _run_packed(self, x, state, lengths):
         """The same, of packed rows."""
@@ -169,7 +173,9 @@ class _Gated(Recurrent):
         """The state before the first step, zeros."""
         raise NotImplementedError
 
-    def _run_layer(self, x: Tensor, start: list[Tensor], weights: list[Tensor], padding: Tensor):
+    def _run_layer(
+        self, x: Tensor, start: list[Tensor], weights: list[nn.Parameter], padding: Tensor
+    ):
         """One direction of a layer: h [M, R, d], whatever it be at padding, and the end [1, R, d]
         of each other part of the state."""
         raise NotImplementedError
@@ -252,7 +258,7 @@ class GRU(_Gated, nn.GRU):
         return self._zeros(rows, x)
 
     def _run_layer(self, x, start, weights, padding):
-        h, _ = torch.gru(x, *start, weights, self.bias, 1, 0.0, self.training, False, False)
+        h, _ = torch.gru(x, start[0], weights, self.bias, 1, 0.0, self.training, False, False)
         return (h,)
 
     def _check_state(self, state, rows):

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -113,6 +114,28 @@ class Run:
         if facts is None:
             raise RunError(f"{self.folder} has saved no weights yet")
         return facts
+
+    def check_content(self, facts: Mapping[str, Any], content: str, instead: str = "files") -> None:
+        """Raise RunError if the run's data are not what it was trained on.
+
+        Args:
+            facts: what the checkpoint says of the training.
+            content: digest of the data as they are now.
+            instead: what --data takes in their place; empty: nothing.
+        """
+        if facts.get("content") != content:
+            hint = f"; name {instead} of your own with --data" if instead else ""
+            raise RunError(
+                f"{self.folder} was trained on other data than what is there now: what is held out "
+                f"now may have been trained on{hint}"
+            )
+
+
+def described(make: Callable[..., R], said: str, *arguments: Any) -> Callable[[], R]:
+    """make(*arguments) as a named recipe, of which `torchsru recipes` says this."""
+    named = partial(make, *arguments)
+    named.__doc__ = said
+    return named
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

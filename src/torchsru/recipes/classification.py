@@ -5,7 +5,7 @@ RUN/classes.json  labels, what they mean, and the words that the model has vecto
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from torchsru.data.classification import (
 from torchsru.data.progress import tracked
 from torchsru.data.words import load_vectors, tokens
 from torchsru.models.classifier import Classifier, ClassifierConfig
-from torchsru.recipes.base import Prepared, Recipe, Run
+from torchsru.recipes.base import Prepared, Recipe, Run, described
 from torchsru.recipes.known_words import KnownWords, content_with, describe, learned
 from torchsru.train.classification import Classification, Encoded
 from torchsru.train.config import Training
@@ -102,11 +102,7 @@ class ClassificationRecipe(Recipe):
         else:
             found = load_labelled(data)
             content = content_with(found.content, classifier.words.content)
-            if content != classifier.facts.get("content"):
-                raise RunError(
-                    f"{run.folder} was trained on other data than what is there now: what is held "
-                    "out now may have been trained on; name files of your own with --data"
-                )
+            run.check_content(classifier.facts, content)
             sentences = found.sides[split]
         labels = classifier.labels
         check_labels(sentences, labels, "the run's")
@@ -248,10 +244,7 @@ def _make(model: ClassifierConfig) -> ClassificationRecipe:
     )
 
 
-def _named(said: str, model: ClassifierConfig) -> Callable[[], ClassificationRecipe]:
-    make = partial(_make, model)
-    make.__doc__ = f"{said}, over labelled sentences."
-    return make
-
-
-RECIPES = {f"classify-{name}": _named(*about) for name, about in MODELS.items()}
+RECIPES = {
+    f"classify-{name}": described(_make, f"{said}, over labelled sentences.", model)
+    for name, (said, model) in MODELS.items()
+}

@@ -1,7 +1,7 @@
 """Denoising: the recipe, its models, and what a run of one is used with."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from torchsru.data.noise import DenoisingData, Mixtures, load_mixtures
 from torchsru.models.denoiser import Denoiser, DenoiserConfig
-from torchsru.recipes.base import Prepared, Recipe, Run
+from torchsru.recipes.base import Prepared, Recipe, Run, described
 from torchsru.train.config import Training
 from torchsru.train.denoising import Denoising, means, ratios
-from torchsru.train.folder import RunError
 from torchsru.train.strategy import make_fabric
 
 MEASURED = 100  # mixtures whose log power is measured
@@ -52,8 +51,6 @@ class DenoisingRecipe(Recipe):
             paths: none; what is evaluated on are mixtures of the run's own data.
             layout: eval_batch to use in place of the run's.
         """
-        if unknown := layout.keys() - {"eval_batch"}:
-            raise ValueError(f"{min(unknown)} is of language models; {run.folder} is none")
         if paths:
             raise ValueError(
                 f"data must be left out: a denoiser is evaluated on the mixtures of its own data, "
@@ -62,11 +59,7 @@ class DenoisingRecipe(Recipe):
         cleaner = SpeechCleaner(run)
         data = replace(self.data, **layout)
         mixtures = load_mixtures(data, cleaner.rate, self.training.seed)
-        if mixtures.content != cleaner.facts.get("content"):
-            raise RunError(
-                f"{run.folder} was trained on other data than what is there now: what is held "
-                "out now may have been trained on"
-            )
+        run.check_content(cleaner.facts, mixtures.content, instead="")
         held = mixtures.side(split)
         started = time.perf_counter()
         before, after = ratios(cleaner.model, held, data.eval_batch)
@@ -239,10 +232,9 @@ def _digits(model: DenoiserConfig) -> DenoisingRecipe:
     )
 
 
-def _named(said: str, model: DenoiserConfig) -> Callable[[], DenoisingRecipe]:
-    make = partial(_digits, model)
-    make.__doc__ = f"{said}, on spoken digits under noise and other speakers."
-    return make
-
-
-RECIPES = {f"denoise-{name}": _named(*about) for name, about in MODELS.items()}
+RECIPES = {
+    f"denoise-{name}": described(
+        _digits, f"{said}, on spoken digits under noise and other speakers.", model
+    )
+    for name, (said, model) in MODELS.items()
+}

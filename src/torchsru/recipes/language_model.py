@@ -68,11 +68,7 @@ class LanguageModelRecipe(Recipe):
             held = load_side(paths, vocabulary)
         else:
             corpus = load_corpus(data)
-            if facts.get("content") != corpus.content:
-                raise RunError(
-                    f"{run.folder} was trained on other data than what is there now: what is held "
-                    "out now may have been trained on; name files of your own with --data"
-                )
+            run.check_content(facts, corpus.content)
             if split not in corpus.sides:
                 raise DataError(f"{corpus.name} has no {split!r}; it has {', '.join(corpus.sides)}")
             held = corpus.sides[split]

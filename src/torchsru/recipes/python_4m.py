@@ -4,12 +4,11 @@ One budget, one loop: what differs is the stack of layers, and the learning rate
 segments, which results/python_4m.py chose by as many trials each; it runs them beside each other.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torchsru.data import TextData
 from torchsru.models import LanguageModelConfig
+from torchsru.recipes.base import described
 from torchsru.recipes.language_model import LanguageModelRecipe
 from torchsru.train.config import Training
 
@@ -48,7 +47,7 @@ MODELS: dict[str, tuple[str, float, int, dict[str, Any]]] = {
 ATTENTIVE = ("srupp", "transformer-xl")
 
 
-def _make(said: str, lr: float, unroll: int, fields: dict[str, Any]) -> LanguageModelRecipe:
+def _make(lr: float, unroll: int, fields: dict[str, Any]) -> LanguageModelRecipe:
     memory: dict[str, Any] = {"memory": 128} if fields["rnn"] in ATTENTIVE else {}
     return LanguageModelRecipe(
         model=LanguageModelConfig(**fields, **memory),
@@ -57,12 +56,7 @@ def _make(said: str, lr: float, unroll: int, fields: dict[str, Any]) -> Language
     )
 
 
-def _named(
-    said: str, lr: float, unroll: int, fields: dict[str, Any]
-) -> Callable[[], LanguageModelRecipe]:
-    make = partial(_make, said, lr, unroll, fields)
-    make.__doc__ = f"{said}: 4M parameters, 180 s of training."
-    return make
-
-
-RECIPES = {f"python-4m-{name}": _named(*about) for name, about in MODELS.items()}
+RECIPES = {
+    f"python-4m-{name}": described(_make, f"{said}: 4M parameters, 180 s of training.", *about)
+    for name, (said, *about) in MODELS.items()
+}

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from torchsru.data.squad import (
 )
 from torchsru.data.words import load_vectors
 from torchsru.models.reader import Reader, ReaderConfig, best_spans
-from torchsru.recipes.base import Prepared, Recipe, Run
+from torchsru.recipes.base import Prepared, Recipe, Run, described
 from torchsru.recipes.known_words import KnownWords, content_with, describe, learned
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError, read_json
@@ -106,8 +106,6 @@ class ReadingRecipe(Recipe):
             paths: files like the run's own.
             layout: eval_batch to use in place of the run's.
         """
-        if unknown := layout.keys() - {"eval_batch"}:
-            raise ValueError(f"{min(unknown)} is of language models; {run.folder} is none")
         reader = TextReader(run)
         paragraphs = reader.paragraphs(split, paths)
         started = time.perf_counter()
@@ -253,11 +251,7 @@ class TextReader:
             squads = [load_squad(Path(path), data.tagger) for path in paths]
             return [p for squad in squads for p in squad.paragraphs]
         found = load_reading(data)
-        if content_with(found.content, self.words.content) != self.facts.get("content"):
-            raise RunError(
-                f"{self.run.folder} was trained on other data than what is there now: what is held "
-                "out now may have been trained on; name files of your own with --data"
-            )
+        self.run.check_content(self.facts, content_with(found.content, self.words.content))
         if split not in found.sides:
             raise RunError(
                 f"{self.run.folder} has no {split} part beside its valid_paths; name files of your "
@@ -323,10 +317,7 @@ def _make(model: ReaderConfig) -> ReadingRecipe:
     )
 
 
-def _named(said: str, model: ReaderConfig) -> Callable[[], ReadingRecipe]:
-    make = partial(_make, model)
-    make.__doc__ = f"{said}: a reader that answers questions on a text."
-    return make
-
-
-RECIPES = {f"answer-{name}": _named(*about) for name, about in MODELS.items()}
+RECIPES = {
+    f"answer-{name}": described(_make, f"{said}: a reader that answers questions on a text.", model)
+    for name, (said, model) in MODELS.items()
+}

@@ -28,7 +28,7 @@ from torchsru.data.texts import DataError
 from torchsru.models.ctc import BLANK, collapse, greedy, log_add, prefix_beam
 from torchsru.models.log_mel import LogMel
 from torchsru.models.recognizer import Recognizer, RecognizerConfig
-from torchsru.recipes.base import Prepared, Recipe, Run
+from torchsru.recipes.base import Prepared, Recipe, Run, described
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError, read_json
 from torchsru.train.recognition import Recognition, evaluate, steps_needed
@@ -80,8 +80,6 @@ class RecognitionRecipe(Recipe):
             paths: tables of sound files and texts; see `SpeechData.source`.
             layout: eval_batch and eval_beam to use in place of the run's.
         """
-        if unknown := layout.keys() - {"eval_batch", "eval_beam"}:
-            raise ValueError(f"{min(unknown)} is of language models; {run.folder} is none")
         data = replace(self.data, **layout)
         recognizer = SpeechRecognizer(run)
         alphabet, rate = recognizer.alphabet, self.model.rate
@@ -91,11 +89,7 @@ class RecognitionRecipe(Recipe):
                 check(utterance, alphabet, self.model, drawn=False)
         else:
             speech = load_speech(data, rate, self.training.seed)
-            if speech.content != recognizer.facts.get("content"):
-                raise RunError(
-                    f"{run.folder} was trained on other data than what is there now: what is held "
-                    "out now may have been trained on; name tables of your own with --data"
-                )
+            run.check_content(recognizer.facts, speech.content, "tables")
             utterances = list(speech.side(split))
         started = time.perf_counter()
         decoders: dict[str, Callable[[Tensor], Sequence[int]]] = {
@@ -331,12 +325,6 @@ def _digits(model: RecognizerConfig) -> RecognitionRecipe:
     )
 
 
-def _named(said: str, model: RecognizerConfig) -> Callable[[], RecognitionRecipe]:
-    make = partial(_digits, model)
-    make.__doc__ = f"{said}, over sequences of spoken digits."
-    return make
-
-
 def speech_commands_sru() -> RecognitionRecipe:
     """Bidirectional SRU over the 35 words of Speech Commands."""
     return RecognitionRecipe(
@@ -368,7 +356,10 @@ def librispeech_sru() -> RecognitionRecipe:
 
 
 RECIPES: dict[str, Callable[[], RecognitionRecipe]] = {
-    **{f"digits-{name}": _named(*about) for name, about in MODELS.items()},
+    **{
+        f"digits-{name}": described(_digits, f"{said}, over sequences of spoken digits.", model)
+        for name, (said, model) in MODELS.items()
+    },
     "speech-commands-sru": speech_commands_sru,
     "librispeech-sru": librispeech_sru,
 }

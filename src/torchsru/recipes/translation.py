@@ -7,7 +7,7 @@ RUN/subwords.model  the vocabulary, a file of the package sentencepiece
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from torchsru.data.parallel import MODEL, Subwords, TranslationData, load_parall
 from torchsru.data.texts import DataError
 from torchsru.models.beam import Hypothesis, Search
 from torchsru.models.translator import Translator, TranslatorConfig
-from torchsru.recipes.base import Prepared, Recipe, Run
+from torchsru.recipes.base import Prepared, Recipe, Run, described
 from torchsru.train.config import Training
 from torchsru.train.folder import RunError, naming
 from torchsru.train.strategy import make_fabric
@@ -78,11 +78,7 @@ class TranslationRecipe(Recipe):
             texts, references = map(list, zip(*pairs, strict=True))
         else:
             corpus = load_parallel(data)
-            if corpus.content != translator.facts.get("content"):
-                raise RunError(
-                    f"{run.folder} was trained on other data than what is there now: what is held "
-                    "out now may have been trained on; name files of your own with --data"
-                )
+            run.check_content(translator.facts, corpus.content)
             corpus.side(split)
             texts, references = corpus.texts(split)
         started = time.perf_counter()
@@ -308,12 +304,8 @@ MADE: dict[str, tuple[str, TranslationRecipe]] = {
 }
 
 
-def _named(said: str, recipe: TranslationRecipe) -> Callable[[], TranslationRecipe]:
-    def make() -> TranslationRecipe:
-        return recipe
-
-    make.__doc__ = f"{said}."
-    return make
+def _made(name: str) -> TranslationRecipe:
+    return MADE[name][1]
 
 
-RECIPES = {name: _named(*about) for name, about in MADE.items()}
+RECIPES = {name: described(_made, f"{said}.", name) for name, (said, _) in MADE.items()}
