@@ -28,7 +28,7 @@ ROWS = Rows("speech.jsonl")
 PAGE = DOCS / "tasks" / "speech.md"
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
 SPEAKERS = ("george", "lucas", "theo")  # tested on; the ones after them by name choose the models
-TIMES = 2
+TUNING_EPOCHS, TIMES = 8, 2
 TUNED_ON = "george"  # by the numbers of the speaker who chooses then, whom none is tested on
 
 
@@ -94,8 +94,9 @@ def recipe_for(key: dict[str, Any], folder: str = "") -> Any:
     recipe = get_recipe(f"{TASKS[key['task']].prefix}-{key['model']}")
     data = replace(recipe.data, paths=(folder,), speaker=key["speaker"])
     training = replace(recipe.training, lr=key["lr"], seed=key["seed"], checkpoints=0)
-    if key["kind"] == "time":
-        training = replace(training, epochs=1, evaluations=1)
+    short = {"tune": TUNING_EPOCHS, "time": 1}.get(key["kind"])
+    if short:
+        training = replace(training, epochs=short, evaluations=short)
     return replace(recipe, data=data, training=training)
 
 
@@ -192,12 +193,14 @@ def show_task(name: str) -> bool:
         ]
         for model, of in runs.items()
     ]
+    epochs = get_recipe(f"{task.prefix}-{min(runs)}").training.epochs
     lines = [
         *table(["model", "parameters", "rate", *task.columns, "s / epoch"], cells),
         "",
         f"Mean and standard deviation over {len(SPEAKERS)} speakers that are tested on "
-        f"({', '.join(SPEAKERS)}); rate: the best of {len(FACTORS)}; seconds of an "
-        f"epoch, drawing and mixing its sound among them: the median of {TIMES}. "
+        f"({', '.join(SPEAKERS)}); rate: the best of {len(FACTORS)} after {TUNING_EPOCHS} epochs "
+        f"of {epochs}; seconds of an epoch, drawing and mixing its sound among them: the median "
+        f"of {TIMES}. "
         f"{ROWS.about(row for of in times.values() for row in of)}",
         "",
         f"![{task.axis}, against seconds of training](../figures/speech-{name}.png)",
