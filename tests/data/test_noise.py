@@ -121,6 +121,40 @@ def test_files_of_ones_own(tmp_path):
         load(tmp_path / "noise", source="files")
 
 
+@pytest.mark.parametrize("recordings", [3, 4, 20])
+def test_recorded_noise_is_held_out_as_speech_is(tmp_path, recordings):
+    """Each recording has a pitch of its own; fewer than four are heard on all sides."""
+    pitches = [1000 + 100 * i for i in range(recordings)]
+    for i, pitch in enumerate(pitches):
+        write(tmp_path / "noise" / f"{i}.wav", tone(pitch, 0.3))
+    for i in range(40):
+        write(tmp_path / "speech" / f"{i}.wav", tone(300, 0.2))
+    mixtures = load(
+        tmp_path / "speech",
+        source="files",
+        noises=("file",),
+        noise_paths=(str(tmp_path / "noise"),),
+        heldout=60,
+    )
+
+    def heard(side):
+        found = set()
+        for mixture in side:
+            noisy, clean = mixture.read()
+            peak = torch.fft.rfft(noisy - clean).abs().argmax().item() * RATE / mixture.size
+            found.add(min(pitches, key=lambda pitch: abs(pitch - peak)))
+        return found
+
+    train = heard([m for passed in range(4) for m in mixtures.train(passed)])
+    valid, test = heard(mixtures.valid), heard(mixtures.test)
+    if recordings == 3:
+        assert train == valid == test == set(pitches)
+    else:
+        tenth = max(1, recordings // 10)
+        assert len(valid) == len(test) == tenth
+        assert train == set(pitches) - valid - test and not valid & test
+
+
 def test_silent_stretches_are_passed_over(tmp_path):
     """Nine tenths of each recording are digital silence."""
     for i in range(8):

@@ -3,7 +3,8 @@
 Speech   fsdd: sequences of spoken digits, as torchsru.data.speech draws them, a speaker held out;
          files: sound files of one's own, a tenth of them held out twice
 Noise    white; pink, whose power falls as 1 / frequency; speakers: others of those that are trained
-         on, all at once; file: a part of a recording. Drawn from the seed
+         on, all at once; file: a part of a recording, of four or more a tenth of them held out
+         twice. Drawn from the seed
 Level    10 log10 of the speech's energy over the noise's, in dB, over the whole mixture
 Silence  where a part that was drawn holds no sound, the nearest that does takes its place; a file
          that is silent as a whole is refused
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ from torchsru.data.texts import DataError
 
 Source = Literal["fsdd", "files"]
 Noise = Literal["white", "pink", "speakers", "file"]
+T = TypeVar("T")
+FEWEST = 4  # files of which some are held out
 SILENT = -200.0  # dB: no noise under the sequences themselves
 
 
@@ -49,7 +52,8 @@ class DenoisingData:
     paths: tuple[str, ...] = ()
     """The folder of fsdd; files and folders of clean speech."""
     noise_paths: tuple[str, ...] = ()
-    """Files and folders of recorded noise, for the noise "file"."""
+    """Files and folders of recorded noise, for the noise "file"; of four or more, those that are
+    evaluated on are not trained on."""
     noises: tuple[Noise, ...] = ("white", "pink", "speakers")
     """Noises, each as often as the others: "white", "pink", "speakers", "file"."""
     voices: int = 3
@@ -177,7 +181,9 @@ def load_mixtures(data: DenoisingData, rate: int, seed: int) -> Mixtures:
     found = [file for path in data.noise_paths for file in files_of(Path(path))]
     sizes = sizes_of(found, rate, data.resample)
     content += json.dumps([(file.name, size) for file, size in zip(found, sizes, strict=True)])
-    noise_files = [partial(read_sound, file, rate, data.resample) for file in found]
+    recordings = [partial(read_sound, file, rate, data.resample) for file in found]
+    enough = len(recordings) >= FEWEST
+    noise_files = hold_out(recordings) if enough else dict.fromkeys(sides, recordings)
     others = sides["train"]
     if "speakers" in data.noises and len(others) < 2:
         raise DataError(
@@ -213,7 +219,7 @@ def load_mixtures(data: DenoisingData, rate: int, seed: int) -> Mixtures:
                 clean.size,
                 seed=rng.getrandbits(63),
                 voices=[v(f"{name}/{i}/{k}").read for k, v in enumerate(talking)],
-                file=rng.choice(noise_files) if noise == "file" else None,
+                file=rng.choice(noise_files[side]) if noise == "file" else None,
             )
             found.append(Mixture(noise, level, clean.size, partial(mix, clean, make, level)))
         return found
@@ -241,9 +247,9 @@ def digit_voices(data: DenoisingData, rate: int) -> tuple[dict[str, list[Voice]]
 def file_voices(data: DenoisingData, rate: int) -> tuple[dict[str, list[Voice]], str]:
     """{side: its files}, which are chosen by a fixed seed, and a hash. Raises DataError."""
     files = [file for path in data.paths for file in files_of(Path(path))]
-    if len(files) < 4:
+    if len(files) < FEWEST:
         raise DataError(
-            f"{', '.join(data.paths)} must hold 4 files of speech at least, got {len(files)}"
+            f"{', '.join(data.paths)} must hold {FEWEST} files of speech at least, got {len(files)}"
         )
     most = round(data.seconds * rate)
     sizes = sizes_of(files, rate, data.resample)
@@ -257,14 +263,17 @@ def file_voices(data: DenoisingData, rate: int) -> tuple[dict[str, list[Voice]],
         return speak
 
     voices = [voice_of(file, size) for file, size in zip(files, sizes, strict=True)]
-    random.Random("heldout").shuffle(voices)
-    tenth = max(1, len(files) // 10)
-    sides = {
-        "valid": voices[:tenth],
-        "test": voices[tenth : 2 * tenth],
-        "train": voices[2 * tenth :],
-    }
-    return sides, json.dumps([(f.name, size) for f, size in zip(files, sizes, strict=True)])
+    return hold_out(voices), json.dumps(
+        [(f.name, size) for f, size in zip(files, sizes, strict=True)]
+    )
+
+
+def hold_out(items: Sequence[T]) -> dict[str, list[T]]:
+    """{side: its items}: a tenth of them, one at least, for each that is evaluated on; by a fixed
+    seed."""
+    mixed = random.Random("heldout").sample(items, len(items))
+    tenth = max(1, len(mixed) // 10)
+    return {"valid": mixed[:tenth], "test": mixed[tenth : 2 * tenth], "train": mixed[2 * tenth :]}
 
 
 def read_part(file: Path, rate: int, resample: bool, most: int, share: float) -> Tensor:
