@@ -20,6 +20,7 @@ from typing import Any
 from rows import (
     DOCS,
     Rows,
+    best_of,
     command,
     curve,
     identity,
@@ -94,8 +95,7 @@ def measure(key: dict[str, Any], folder: str) -> None:
 
 def found(kind: str) -> list[dict]:
     """The newest rows of today's recipes."""
-    newest = ROWS.newest("model", "set", "lr", "dropout", "fold", "seed", kind=kind).values()
-    return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
+    return ROWS.current(recipe_for, "model", "set", "lr", "dropout", "fold", "seed", kind=kind)
 
 
 def tune(folder: str, part: str = "1/1") -> None:
@@ -114,9 +114,7 @@ def best_trial(model: str) -> dict[str, float]:
     tuned = "sru" if model in ABLATIONS else model
     found_of = {(row["lr"], row["dropout"]): row for row in found("tune") if row["model"] == tuned}
     tried = [found_of[trial] for trial in TRIALS if trial in found_of]
-    if len(tried) < len(TRIALS):
-        sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune FOLDER` first")
-    best = max(tried, key=lambda row: row["accuracy"])
+    best = best_of(tried, len(TRIALS), model, lambda row: row["accuracy"])
     return {"lr": best["lr"], "dropout": best["dropout"]}
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import DOCS, Rows, command, curve, draw, identity, put, share, table, trained
+from rows import DOCS, Rows, best_of, command, curve, draw, identity, put, share, table, trained
 
 from torchsru.data.words import GLOVE
 from torchsru.recipes import get_recipe
@@ -44,27 +44,28 @@ DROPOUT = {"embedding_dropout": 0.2, "dropout": 0.1}  # of all models, for the s
 RESAMPLED = 10_000
 
 
-def recipe_of(model: str, file: str, fold: int = 0, lr: float | None = None) -> ReadingRecipe:
-    """A model's recipe on the file."""
-    recipe: ReadingRecipe = get_recipe(f"answer-{model}")  # type: ignore[assignment]
-    data = replace(recipe.data, paths=(file,), vectors=GLOVE, folds=FOLDS, fold=fold)
+def recipe_of(model: str) -> ReadingRecipe:
+    """A model's recipe."""
+    return get_recipe(f"answer-{model}")  # type: ignore[return-value]
+
+
+def recipe_for(key: dict[str, Any], file: str = "") -> ReadingRecipe:
+    """The recipe that a row is measured by.
+
+    Args:
+        key: kind ("tune", "run" or "time"), model, lr, fold.
+    """
+    recipe = recipe_of(key["model"])
+    data = replace(recipe.data, paths=(file,), vectors=GLOVE, folds=FOLDS, fold=key["fold"])
     training = replace(
-        recipe.training,
-        lr=lr or recipe.training.lr,
-        epochs=EPOCHS,
-        evaluations=EPOCHS,
-        checkpoints=0,
+        recipe.training, lr=key["lr"], epochs=EPOCHS, evaluations=EPOCHS, checkpoints=0
     )
     return replace(recipe, model=replace(recipe.model, **DROPOUT), data=data, training=training)
 
 
 def measure(key: dict[str, Any], file: str) -> None:
-    """Train, test and append the row, unless it is there.
-
-    Args:
-        key: kind ("tune" or "run"), model, lr, fold.
-    """
-    recipe = recipe_of(key["model"], file, key["fold"], key["lr"])
+    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
+    recipe = recipe_for(key, file)
     key = {**key, "recipe": identity(recipe)}
     if ROWS.find(**key):
         return
@@ -82,7 +83,7 @@ def tune(file: str, part: str = "1/1") -> None:
     """Try as many learning rates for each model, on a fold that is not tested on: that which
     chooses the weights is the one after that which is held out to test on."""
     keys = [
-        {"kind": "tune", "model": m, "lr": factor * recipe_of(m, file).training.lr}
+        {"kind": "tune", "model": m, "lr": factor * recipe_of(m).training.lr}
         for factor in FACTORS
         for m in MODELS
     ]
@@ -92,18 +93,13 @@ def tune(file: str, part: str = "1/1") -> None:
 
 def found(kind: str) -> list[dict]:
     """The newest rows of today's recipes."""
-    newest = ROWS.newest("model", "lr", "fold", kind=kind).values()
-    return [
-        r for r in newest if r["recipe"] == identity(recipe_of(r["model"], "", r["fold"], r["lr"]))
-    ]
+    return ROWS.current(recipe_for, "model", "lr", "fold", "repeat", kind=kind)
 
 
 def best_rate(model: str) -> float:
     """The tuned rate of most F1."""
     tried = [row for row in found("tune") if row["model"] == model]
-    if len(tried) < len(FACTORS):
-        sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune FILE` first")
-    return max(tried, key=lambda row: row["f1"])["lr"]
+    return best_of(tried, len(FACTORS), model, lambda row: row["f1"])["lr"]
 
 
 def run(file: str, part: str = "1/1") -> None:
@@ -121,8 +117,9 @@ def time_models(file: str) -> None:
     """A pass of each model in turn, REPEATS times."""
     for repeat in range(REPEATS):
         for model in MODELS:
-            recipe = recipe_of(model, file)
-            key = {"kind": "time", "model": model, "repeat": repeat, "recipe": identity(recipe)}
+            key = {"kind": "time", "model": model, "lr": best_rate(model), "fold": TESTED[0]}
+            recipe = recipe_for(key, file)
+            key |= {"repeat": repeat, "recipe": identity(recipe)}
             if not ROWS.find(**key):
                 about = environment.describe()
                 ROWS.add({**key, **time_pass(recipe), "environment": about})
@@ -213,7 +210,7 @@ def intervals(scores: dict[str, dict]) -> Callable[[Callable[[dict], np.ndarray]
 def show() -> None:
     """Write the newest rows into the page, and draw F1 against seconds."""
     runs = {m: [row for row in found("run") if row["model"] == m] for m in MODELS}
-    times = {m: ROWS.find(kind="time", model=m, recipe=identity(recipe_of(m, ""))) for m in MODELS}
+    times = {m: [row for row in found("time") if row["model"] == m] for m in MODELS}
     if any(len(of) < len(TESTED) for of in runs.values()) or not all(times.values()):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FILE` and `time FILE` come first")
     scores = {

@@ -39,6 +39,18 @@ class Rows:
         """The newest of the rows that are alike in these fields, by their values."""
         return {tuple(row.get(name) for name in fields): row for row in self.find(**known)}
 
+    def current(
+        self, recipe_for: Callable[[dict[str, Any]], Recipe], *fields: str, **known: Any
+    ) -> list[dict]:
+        """The newest rows that are measured by today's recipes, of those that are alike in these
+        fields.
+
+        Args:
+            recipe_for: from a row to the recipe that would measure it today.
+        """
+        newest = self.newest(*fields, **known).values()
+        return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
+
     def add(self, row: dict) -> dict:
         """Append a row, with the date. Returns it."""
         row = {**row, "date": str(date.today())}
@@ -67,6 +79,13 @@ def identity(recipe: Any) -> str:
     for name in recipe.data.locations:
         del about["data"][name]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def best_of(tried: Sequence[dict], count: int, what: str, by: Callable[[dict], float]) -> dict:
+    """The row of the most `by`. Exits if there are not as many trials as that."""
+    if len(tried) < count:
+        sys.exit(f"{what} is not tuned: `python {sys.argv[0]} tune ...` comes first")
+    return max(tried, key=by)
 
 
 def share(items: Sequence[Item], part: str) -> Sequence[Item]:

@@ -19,7 +19,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rows import DOCS, Rows, command, curve, draw, identity, put, share, spread, table, trained
+from rows import (
+    DOCS,
+    Rows,
+    best_of,
+    command,
+    curve,
+    draw,
+    identity,
+    put,
+    share,
+    spread,
+    table,
+    trained,
+)
 
 from torchsru.recipes import denoising, get_recipe, recognition
 from torchsru.recipes.run import evaluate_run
@@ -40,7 +53,8 @@ class Task:
     models: dict[str, tuple[str, Any]]
     judged: str
     """The number that chooses; of the test's, with `scale`, the figure's axis too."""
-    best: Callable
+    sign: int
+    """1 if more of it is better, else -1."""
     scale: float
     axis: str
     columns: dict[str, Callable[[dict], float]]
@@ -52,7 +66,7 @@ TASKS = {
         "digits",
         recognition.MODELS,
         "wer",
-        min,
+        -1,
         100,
         "validation word error rate, %",
         {
@@ -65,7 +79,7 @@ TASKS = {
         "denoise",
         denoising.MODELS,
         "si_sdr_improvement_db",
-        max,
+        1,
         1,
         "validation SI-SDR improvement, dB",
         {
@@ -117,8 +131,8 @@ def measure(key: dict[str, Any], folder: str) -> None:
 
 def found(task: str, kind: str, model: str) -> list[dict]:
     """The newest rows of today's recipes."""
-    newest = ROWS.newest("lr", "speaker", "seed", task=task, kind=kind, model=model).values()
-    return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
+    alike = ("lr", "speaker", "seed")
+    return ROWS.current(recipe_for, *alike, task=task, kind=kind, model=model)
 
 
 def find_task(name: str) -> Task:
@@ -143,10 +157,9 @@ def tune(task: str, folder: str, part: str = "1/1") -> None:
 
 def best_rate(task: str, model: str) -> float:
     """The tuned rate of the best number."""
+    sign, judged = TASKS[task].sign, TASKS[task].judged
     tried = found(task, "tune", model)
-    if len(tried) < len(FACTORS):
-        sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune {task} FOLDER` first")
-    return TASKS[task].best(tried, key=lambda row: row[TASKS[task].judged])["lr"]
+    return best_of(tried, len(FACTORS), model, lambda row: sign * row[judged])["lr"]
 
 
 def run(task: str, folder: str, part: str = "1/1") -> None:

@@ -20,7 +20,20 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from rows import DOCS, Rows, command, curve, draw, identity, put, share, spread, table, trained
+from rows import (
+    DOCS,
+    Rows,
+    best_of,
+    command,
+    curve,
+    draw,
+    identity,
+    put,
+    share,
+    spread,
+    table,
+    trained,
+)
 
 from torchsru.recipes import get_recipe
 from torchsru.recipes.run import evaluate_run, open_run
@@ -85,8 +98,7 @@ def measure(key: dict[str, Any], folder: str) -> None:
 
 def found(kind: str) -> list[dict]:
     """The newest rows of today's recipes."""
-    newest = ROWS.newest("model", "lr", "seed", kind=kind).values()
-    return [row for row in newest if row["recipe"] == identity(recipe_for(row))]
+    return ROWS.current(recipe_for, "model", "lr", "seed", kind=kind)
 
 
 def tune(folder: str, part: str = "1/1") -> None:
@@ -103,9 +115,7 @@ def tune(folder: str, part: str = "1/1") -> None:
 def best_rate(model: str) -> float:
     """The tuned rate with the fewest held-out nats: BLEU is noisier after few epochs."""
     tried = [row for row in found("tune") if row["model"] == model]
-    if len(tried) < len(FACTORS):
-        sys.exit(f"{model} is not tuned: run `python {sys.argv[0]} tune FOLDER` first")
-    return min(tried, key=lambda row: row["nats"])["lr"]
+    return best_of(tried, len(FACTORS), model, lambda row: -row["nats"])["lr"]
 
 
 def run(folder: str, part: str = "1/1") -> None:
