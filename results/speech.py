@@ -41,7 +41,7 @@ ROWS = Rows("speech.jsonl")
 PAGE = DOCS / "tasks" / "speech.md"
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
 SPEAKERS = ("george", "lucas", "theo")  # tested on; the ones after them by name choose the models
-TUNING_EPOCHS, TIMES = 8, 2
+TIMES = 2
 TUNED_ON = "george"  # by the numbers of the speaker who chooses then, whom none is tested on
 
 
@@ -108,8 +108,8 @@ def recipe_for(key: dict[str, Any], folder: str = "") -> Any:
     recipe = get_recipe(f"{TASKS[key['task']].prefix}-{key['model']}")
     data = replace(recipe.data, paths=(folder,), speaker=key["speaker"])
     training = replace(recipe.training, lr=key["lr"], seed=key["seed"], checkpoints=0)
-    short = {"tune": TUNING_EPOCHS, "time": 1}.get(key["kind"])
-    if short:
+    if key["kind"] in ("tune", "time"):
+        short = training.epochs // 2 if key["kind"] == "tune" else 1
         training = replace(training, epochs=short, evaluations=short)
     return replace(recipe, data=data, training=training)
 
@@ -207,12 +207,13 @@ def show_task(name: str) -> bool:
         for model, of in runs.items()
     ]
     epochs = get_recipe(f"{task.prefix}-{min(runs)}").training.epochs
+    assert epochs is not None
     lines = [
         *table(["model", "parameters", "rate", *task.columns, "s / epoch"], cells),
         "",
         f"Mean and standard deviation over {len(SPEAKERS)} speakers that are tested on "
-        f"({', '.join(SPEAKERS)}); rate: the best of {len(FACTORS)} after {TUNING_EPOCHS} epochs "
-        f"of {epochs}; seconds of an epoch, drawing and mixing its sound among them: the median "
+        f"({', '.join(SPEAKERS)}); rate: the best of {len(FACTORS)} after {epochs // 2} of {epochs} "
+        f"epochs; seconds of an epoch, drawing and mixing its sound among them: the median "
         f"of {TIMES}. "
         f"{ROWS.about(row for of in times.values() for row in of)}",
         "",
