@@ -212,9 +212,9 @@ def show_task(name: str) -> bool:
         *table(["model", "parameters", "rate", *task.columns, "s / epoch"], cells),
         "",
         f"Mean and standard deviation over {len(SPEAKERS)} speakers that are tested on "
-        f"({', '.join(SPEAKERS)}); rate: the best of {len(FACTORS)} after {epochs // 2} of {epochs} "
-        f"epochs; seconds of an epoch, drawing and mixing its sound among them: the median "
-        f"of {TIMES}. "
+        f"({', '.join(SPEAKERS)}), {epochs} epochs; rate: the best of {len(FACTORS)} after half as "
+        f"many; seconds of an epoch, drawing and mixing its sound among them: the median of "
+        f"{TIMES}. "
         f"{ROWS.about(row for of in times.values() for row in of)}",
         "",
         f"![{task.axis}, against seconds of training](../figures/speech-{name}.png)",
