@@ -37,7 +37,7 @@ from torchsru.train.reading import means
 ROWS = Rows("reading.jsonl")
 PAGE = DOCS / "tasks" / "reading.md"
 BASELINE = "lstm-3"
-FOLDS, EPOCHS, REPEATS = 5, 20, 3
+FOLDS, EPOCHS, REPEATS = 5, 12, 3
 TESTED = range(FOLDS - 1)  # the last one is what the learning rates are judged on
 FACTORS = (1.0, 2.0, 4.0)  # of the recipe's learning rate, which is that of far more questions
 DROPOUT = {"embedding_dropout": 0.2, "dropout": 0.1}  # of all models, for the same reason

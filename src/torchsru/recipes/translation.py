@@ -265,10 +265,10 @@ def _multi30k(said: str, layers: int, inner: int, **model: Any) -> tuple[str, Tr
         training=Training(
             lr=3e-3,
             betas=(0.9, 0.98),
-            epochs=15,
+            epochs=10,
             warmup=0.1,
             keep="best",
-            evaluations=10,
+            evaluations=5,
             checkpoints=4,
             precision="float32",
         ),
