@@ -160,9 +160,21 @@ def test_a_table_of_classifiers_says_how_much_faster_than_lstm_they_are(
 ):
     script, _ = load("classification", tmp_path, shared, monkeypatch)
     run(script, monkeypatch, "all", "F")
-    lines = (tmp_path / "page.md").read_text().splitlines()
-    line = next(x for x in lines if x.startswith("| SRU, 2 layers |"))
-    assert line.endswith("| 50.0 ± 0.0 | 50.0 | 26.7 | 3.00 |")  # four sets of 20 s for 3 epochs
+
+    def row_of_sru():
+        lines = (tmp_path / "page.md").read_text().splitlines()
+        return next(x for x in lines if x.startswith("| SRU, 2 layers |"))
+
+    # four sets of 20 s for 3 epochs
+    assert row_of_sru().endswith("| 50.0 ± 0.0 | 50.0 | +0.0 ± 0.0 | 26.7 | 3.00 |")
+
+    rows = list(map(json.loads, script.ROWS.file.read_text().splitlines()))
+    for row in rows:  # LSTM is 0, 10 and 20 points worse on the folds of three sets
+        if row["kind"] == "run" and row["model"] == "lstm":
+            row["test_accuracy"] -= 0.1 * row["fold"]
+    script.ROWS.file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(script, monkeypatch, "table")
+    assert "| 50.0 | +7.5 ± 2.5 |" in row_of_sru()
 
 
 def test_a_table_of_several_machines_is_refused(tmp_path, shared, monkeypatch):
