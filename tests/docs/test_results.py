@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -229,3 +230,15 @@ def test_a_page_keeps_what_is_not_generated(tmp_path, shared):
     assert page.read_text() == "a\n<!-- begin x, by y -->\n\n| new |\n\n<!-- end x -->\nb\n"
     with pytest.raises(ValueError, match="must hold one part 'z'"):
         shared.put(page, "z", [])
+
+
+def test_the_readmes_speeds_are_those_of_the_rows(tmp_path, shared, monkeypatch):
+    script = importlib.import_module("readme")
+    before = script.README.read_text()
+    monkeypatch.setattr(script, "README", tmp_path / "README.md")
+    script.README.write_text(before)
+    rows = script.read_rows(script.ROWS)
+    shared.put(script.README, "speed", script.lines(rows))
+    assert script.README.read_text() == before
+    slower = [replace(row, ratio=9 * row.ratio if row.ratio else None) for row in rows]
+    assert script.lines(slower) != script.lines(rows)
