@@ -129,6 +129,21 @@ def test_the_vocabulary_is_learned_once(paths, monkeypatch):
     assert load(paths, heldout=3).content != first.content
 
 
+def test_another_vocabulary_is_other_content(paths, monkeypatch, tmp_path):
+    """Of the same files: a run that was trained with one does not go on with the other."""
+    first = load(paths)
+    monkeypatch.setenv("TORCHSRU_CACHE", str(tmp_path / "elsewhere"))
+    assert load(paths).content == first.content
+    monkeypatch.setenv("TORCHSRU_CACHE", str(tmp_path / "third"))
+    monkeypatch.setattr(
+        "torchsru.data.parallel.learn_subwords",
+        lambda texts, size, where: learn_subwords(sorted(texts)[5:], size, where),
+    )
+    other = load(paths)
+    assert other.subwords.size == first.subwords.size
+    assert other.content != first.content
+
+
 def test_nothing_is_left_of_a_build_that_failed(tmp_path, paths, monkeypatch):
     def fail(data, files, folder):
         build(data, files, folder)
@@ -214,6 +229,7 @@ def test_a_published_set_is_found_in_its_folder(small_set):
 
 def test_marks_of_the_published_files_are_undone():
     assert unmarked("a rich ##AT##-##AT## text &apos;s &amp; so") == "a rich-text 's & so"
+    assert unmarked("one &#10; line&NewLine;still") == "one line still"
 
 
 def test_another_set_is_not_the_published_one(small_set):

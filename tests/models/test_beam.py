@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -132,6 +133,23 @@ def test_a_translation_has_a_limit():
     for beam in (1, 3):
         found = find(Endless(), Search(beam=beam, extra=7))
         assert [len(best[0].ids) + 1 for best in found] == [11, 9, 10]
+
+
+def test_a_model_without_finite_scores_ends_with_nothing():
+    """As after a step of training that diverged."""
+    model = make()
+    with torch.no_grad():
+        model.embedding.weight[3] = torch.nan
+    for beam in (1, 3):
+        for best in find(model, Search(beam=beam)):
+            assert [(h.ids, h.score) for h in best] == [([], -math.inf)]
+
+
+def test_padding_of_rows_that_are_all_as_long_is_not_read():
+    model, search, lengths = make(), Search(beam=2), torch.tensor([3, 3, 3])
+    want = find(model, search, SOURCE[:3], lengths)
+    assert find(model, search, SOURCE, lengths) == want
+    assert find(model, search, SOURCE, torch.tensor([4, 4, 4])) != want
 
 
 @pytest.mark.parametrize(

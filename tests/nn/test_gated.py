@@ -147,6 +147,22 @@ def test_that_check_can_fail(kind):
         torch.testing.assert_close(ours(x, state)[1], by_rows(theirs, x, state, mask)[1])
 
 
+@pytest.mark.parametrize("value", [1e6, float("nan")])
+@each
+def test_nothing_of_a_document_reaches_another(kind, value):
+    """Whatever stands in it."""
+    ours, _ = pair(kind)
+    x, bounds = torch.randn(9, I, dtype=torch.float64), torch.tensor([0, 2, 6, 9])
+    x[2:6] = value
+    out, state = ours(x, cu_seqlens=bounds)
+    for document in (0, 2):
+        steps = slice(*bounds[document : document + 2])
+        want, end = ours(x[steps])
+        torch.testing.assert_close(out[steps], want)
+        got = tree_map(lambda leaf, document=document: leaf[:, document], state)
+        torch.testing.assert_close(got, end)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @each
 def test_padding_in_low_precision(kind, dtype):

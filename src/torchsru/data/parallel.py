@@ -38,7 +38,7 @@ from torchsru.data.cache import is_quiet, prepared, summary
 from torchsru.data.prepare import mapped, narrowest
 from torchsru.data.texts import DataError, unreadable
 
-FORMAT = 3  # part of HASH
+FORMAT = 4  # part of HASH
 MODEL = "subwords.model"
 LANGUAGES = ("source", "target")
 PAD, START, END, UNKNOWN = 0, 1, 2, 3  # symbols that stand for no text
@@ -247,7 +247,13 @@ def load_parallel(data: TranslationData) -> ParallelText:
         if key_of(data, files) != content:
             raise DataError(f"{name}, or the files to judge by, changed while they were read")
 
-    return ParallelText(prepared(content, name, build_whole), content)
+    folder = prepared(content, name, build_whole)
+    try:
+        subwords = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+    except OSError as error:
+        raise unreadable(folder / MODEL, error) from error
+    # the same files may give other subwords elsewhere, by another version of sentencepiece
+    return ParallelText(folder, hashlib.sha256(f"{content} {subwords}".encode()).hexdigest())
 
 
 def key_of(data: TranslationData, files: dict[str, tuple[Path, Path]]) -> str:
@@ -356,9 +362,9 @@ def read_pairs(source: Path, target: Path, *, skip_empty: bool = False) -> Itera
 
 
 def unmarked(text: str) -> str:
-    """A sentence of Stanford's WMT14 files without their marks of joined words and entities; words
-    stay parted from punctuation."""
-    return html.unescape(text.replace(" ##AT##-##AT## ", "-"))
+    """A sentence of Stanford's WMT14 files without their marks of joined words and entities, in
+    one line; words stay parted from punctuation."""
+    return " ".join(html.unescape(text.replace(" ##AT##-##AT## ", "-")).split())
 
 
 def build(data: TranslationData, files: dict[str, tuple[Path, Path]], folder: Path) -> None:

@@ -13,6 +13,7 @@ Rows      the state is reordered at each step; the context is one row a sentence
 Check     tests/models/test_beam.py
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -81,14 +82,15 @@ def beam_search(
         end: the symbol that ends it.
         banned: symbols that no translation holds.
 
-    Returns: of each sentence the hypotheses wanted, the best first; fewer where there are fewer.
+    Returns: of each sentence the hypotheses wanted, the best first; fewer where there are fewer;
+        an empty one of score -inf where the model's scores are not finite.
     """
     S, B = source.shape
     K, alpha = search.beam, search.length_penalty
     device = source.device
     limits = [length + search.extra for length in lengths.tolist()]
     place = torch.arange(S, device=device)[:, None]
-    hidden = None if min(limits) == max(limits) else place >= lengths.to(device)
+    hidden = None if int(lengths.min()) == S else place >= lengths.to(device)
     finished: list[list[Hypothesis]] = [[] for _ in range(B)]
     at_work = list(range(B))
 
@@ -150,8 +152,9 @@ def beam_search(
             taken_nKt[:, :, -1].reshape(1, -1), context=context, state=reorder(state, rows)
         )
         scores_RV = scores[-1]
+    nothing = [Hypothesis([], -math.inf, -math.inf)]
     return [
-        sorted(found, key=lambda hypothesis: -hypothesis.score)[: search.wanted]
+        sorted(found, key=lambda hypothesis: -hypothesis.score)[: search.wanted] or nothing
         for found in finished
     ]
 
@@ -165,7 +168,7 @@ def is_done(
         most: the largest log probability of a hypothesis that goes on; it only falls, and is
             divided by `largest_penalty` at the most.
     """
-    if len(finished) >= search.beam or most == -torch.inf:
+    if len(finished) >= search.beam or not most > -math.inf:  # NaN, too, leads nowhere
         return True
     if len(finished) < search.wanted:
         return False

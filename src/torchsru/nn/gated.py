@@ -70,7 +70,8 @@ class _Gated(Recurrent):
     def _run(self, x, state, mask, cu_seqlens):
         if cu_seqlens is not None:
             documents = Documents.from_bounds(cu_seqlens, x.shape[0])
-            h, state = self._run_masked(documents.pad(x), state, documents.mask)
+            padded = documents.pad(x).masked_fill(documents.mask[:, :, None], 0)
+            h, state = self._run_masked(padded, state, documents.mask)
             return documents.unpad(h), state
         if mask is not None or x.shape[0] == 0:
             return self._run_masked(x, state, mask)
