@@ -311,6 +311,24 @@ def test_a_tagger_adds_lemmas_parts_and_entities(tmp_path, spacy):
         load_squad(file, "xx")
 
 
+def test_a_pipeline_of_spacy_itself(tmp_path):
+    """Where it is installed: rules in the place of a trained pipeline, saved as one is."""
+    spacy = pytest.importorskip("spacy")
+    pipeline = spacy.blank("en")
+    rules = pipeline.add_pipe("attribute_ruler")
+    rules.add([[{"IS_DIGIT": True}]], {"POS": "NUM", "LEMMA": "0"})
+    rules.add([[{"LOWER": "the"}]], {"POS": "DET"})
+    pipeline.add_pipe("entity_ruler").add_patterns([{"label": "DATE", "pattern": "1843"}])
+    pipeline.to_disk(tmp_path / "pipeline")
+    context = load_squad(write(tmp_path), str(tmp_path / "pipeline")).paragraphs[0].context
+    at = context.words.index("1843")
+    assert context.lemmas[at : at + 4] == ["0", ".", "the", "analytical"]
+    assert [PARTS[context.parts[i]] for i in (at, at + 2)] == ["NUM", "DET"]
+    assert ENTITIES[context.entities[at]] == "DATE" and context.entities[at + 1] == -1
+    with pytest.raises(DataError, match=r"can't be loaded: \[E050\] Can't find model 'none'"):
+        load_squad(write(tmp_path), "none")
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     with pytest.raises(DataError, match=r"needs spacy: pip install 'torchsru\[tags\]'"):

