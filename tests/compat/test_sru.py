@@ -133,6 +133,24 @@ def test_a_call_names_what_is_wrong(arguments, named):
         rnn(x, torch.zeros(B, d))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"layer_norm": True}, {"proj_input_to_hidden_first": True}], ids=str
+)
+def test_padding_reaches_no_gradient(options):
+    """NaN times a gradient of 0 is NaN."""
+    rnn = SRU(3, d, bidirectional=True, **options)
+    x, mask_pad = torch.randn(L, B, 3), torch.zeros(L, B)
+    mask_pad[3:, 1] = 1
+    found = []
+    for filling in (0.0, torch.nan):
+        rnn.zero_grad()
+        filled = x.masked_fill(mask_pad[:, :, None] == 1, filling)
+        h, c = rnn(filled, mask_pad=mask_pad)
+        (h.square().sum() + c.sum()).backward()
+        found.append([h, c, *(p.grad for p in rnn.parameters())])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
 def test_a_cell_names_what_is_wrong():
     cell = SRUCell(d, d)
     with pytest.raises(ValueError, match=r"c0 must be \[B, D\] = \[3, 4\], got \[1, 3, 4\]"):

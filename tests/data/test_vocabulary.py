@@ -107,6 +107,11 @@ def test_what_has_no_symbol_is_named_or_unknown():
         known.encode(b"a\xff")
 
 
+def test_half_a_surrogate_pair_is_no_text_of_subwords():
+    with pytest.raises(ValueError, match="text must be UTF-8's: it holds half a surrogate pair"):
+        VOCABULARIES["subwords"].to_ids("\udcff bad")
+
+
 def test_bytes_of_a_command_line_come_back():
     typed = b"a\xff".decode("utf-8", "surrogateescape")
     assert ByteVocabulary().encode(typed) == [97, 255]

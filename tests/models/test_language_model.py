@@ -220,6 +220,13 @@ def test_the_check_can_fail():
         check_nats(make_model("adaptive"), wrong=1e-3)
 
 
+@pytest.mark.parametrize("name", ["sru", "adaptive, tied"])
+def test_targets_in_another_order_are_refused(name):
+    model, x = make_model(name), text(6, 3)
+    with pytest.raises(ValueError, match=r"y must be \[6, 3\], a target for each .* got \[3, 6\]"):
+        model.nats(x, x.t())
+
+
 @pytest.mark.parametrize("name", ["sru", "adaptive, tied", "transformer-xl"])
 def test_half_precision_has_a_loss_in_float32(name):
     model, x = make_model(name), text(6, 3)

@@ -147,6 +147,16 @@ def test_that_check_can_fail(kind):
         torch.testing.assert_close(ours(x, state)[1], by_rows(theirs, x, state, mask)[1])
 
 
+@each
+def test_no_steps_are_in_the_graph_too(kind):
+    ours, _ = pair(kind)
+    x = torch.zeros(0, B, I, dtype=torch.float64, requires_grad=True)
+    out, _ = ours(x)
+    assert out.shape == (0, B, D)
+    out.sum().backward()
+    assert x.grad is not None
+
+
 @pytest.mark.parametrize("value", [1e6, float("nan")])
 @each
 def test_nothing_of_a_document_reaches_another(kind, value):

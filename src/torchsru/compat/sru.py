@@ -186,7 +186,10 @@ class SRUCell(nn.Module):
         D, k = self.output_size, self.num_matrices
         if c0 is not None and c0.shape != (B, D):
             raise ValueError(f"c0 must be [B, D] = {[B, D]}, got {list(c0.shape)}")
-        mask = None if mask_pad is None else _as_mask(mask_pad, L, B, input.dim() == 2)
+        mask = None
+        if mask_pad is not None:  # what stands at padding, NaN too, reaches no weight's gradient
+            mask = _as_mask(mask_pad, L, B, input.dim() == 2)
+            input = input.masked_fill(mask.view(*input.shape[:-1], 1), 0)
 
         inner, out_mask = input, None
         if self.layer_norm is not None and not self.normalize_after:
@@ -420,7 +423,12 @@ class SRU(nn.Module):
         B = input.shape[1]
         c0 = None if c0 is None else self._layer_states(c0, B)
 
-        h = input if self.input_to_hidden is None else self.input_to_hidden(input)
+        h = input
+        if self.input_to_hidden is not None:
+            if mask_pad is not None:
+                mask = _as_mask(mask_pad, input.shape[0], B, False)
+                h = h.masked_fill(mask.unsqueeze(2), 0)
+            h = self.input_to_hidden(h)
         states = []
         for i, layer in enumerate(self.layers()):
             h, c = layer(h, None if c0 is None else c0[i], mask_pad)

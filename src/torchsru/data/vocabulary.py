@@ -232,8 +232,11 @@ class SubwordVocabulary(Vocabulary):
     def to_ids(self, text: bytes | str, before: int = 0) -> Tensor:
         lines = as_text(text).splitlines(keepends=True)
         found = array("i")
-        for encoded in self._tokenizer.encode_batch_fast(lines):
-            found.extend(encoded.ids)
+        try:
+            for encoded in self._tokenizer.encode_batch_fast(lines):
+                found.extend(encoded.ids)
+        except TypeError as error:
+            raise ValueError("text must be UTF-8's: it holds half a surrogate pair") from error
         return as_tensor(found.tobytes(), torch.int32)
 
     def decode(self, ids: Iterable[int]) -> bytes:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from torchsru.nn import RNNS, SRUpp, TransformerXL
-from torchsru.nn.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from torchsru.nn.adaptive import AdaptiveEmbedding, AdaptiveSoftmax, check_targets
 
 VOCABULARY = 256  # all byte values
 NOTHING = -100  # a target that is not to be predicted
@@ -327,6 +327,7 @@ class LanguageModel(nn.Module):
         self.rnn.memory_length = steps  # type: ignore[assignment]
 
     def _nats(self, h: Tensor, y: Tensor, ignore_index: int) -> Tensor:
+        check_targets(h, y)
         if isinstance(self.output, AdaptiveSoftmax):
             return self.output.nats(h, y, *self._tied(), ignore_index=ignore_index)
         logits = self.scores(h).flatten(0, -2)

@@ -277,7 +277,10 @@ class AdaptiveSoftmax(nn.Module):
             ignore_index: targets of this value give 0.
 
         Returns: [...], float32 at least.
+
+        Raises: ValueError if the shapes do not fit.
         """
+        check_targets(h, y)
         shape, h, y = y.shape, h.flatten(0, -2), y.flatten()
         bounds = self.clusters.bounds
         ignored = y == ignore_index
@@ -347,6 +350,14 @@ class AdaptiveSoftmax(nn.Module):
 def make_projections(cut: Clusters, width: int, made: dict[str, Any]) -> list[Tensor]:
     """[e_i, W] of each cluster, if they are projected."""
     return [torch.empty(e, width, **made) for e in cut.features] if cut.projected else []
+
+
+def check_targets(h: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless each position of h [..., W] has a target in y [...]."""
+    if y.shape != h.shape[:-1]:
+        raise ValueError(
+            f"y must be {list(h.shape[:-1])}, a target for each position, got {list(y.shape)}"
+        )
 
 
 def reset_rows(rows: Tensor, init_range: float | None) -> None:

@@ -90,8 +90,9 @@ class _Gated(Recurrent):
             raise ValueError(reason)
         if state is None:
             state = self._start(R, x)
-        if M == 0:
-            return x.new_zeros(M, R, self.output_size), state
+        if M == 0:  # of no elements, but in the graph
+            out = F.linear(x, self.weight_ih_l0)[:, :, :1].expand(M, R, self.output_size)
+            return out, state
         order = mask.sort(dim=0, stable=True).indices  # real steps first, as they were
         lengths = (~mask).sum(0)
         run = self._run_padded if x.device.type == "cpu" else self._run_packed

@@ -153,7 +153,7 @@ class TransformerXL(Recurrent):
 
     The state is a dict, see the top of the file: the memory has no gradient, and the type of the
     hidden values, so that nothing is lost. One from training goes into evaluation, not the other
-    way. A step in evaluation costs the same once the memory is full.
+    way. A step in evaluation costs the same once the memory is full. Documents need eager mode.
 
     Args:
         input_size: features of x; if it is not hidden_size, a matrix without bias leads there.

@@ -36,7 +36,8 @@ def second_gradients(
     seeds: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """Differentiate the first gradients through the reference, which autograd can do twice.
+    """Differentiate the first gradients through the reference, as autograd does: again and again,
+    where it keeps a graph.
 
     Args:
         reference: from the arguments to its outputs.
@@ -48,15 +49,20 @@ def second_gradients(
     Returns: gradients of the seeds and of the differentiable arguments, None where absent.
     """
 
-    def leaf(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t.detach().requires_grad_(t.is_floating_point())
+    again = torch.is_grad_enabled()
 
-    arguments, seeds = [leaf(t) for t in arguments], [leaf(t) for t in seeds]
+    def own(t: Tensor | None) -> Tensor | None:
+        """A tensor whose gradient is of its use here, not of what it was computed from."""
+        if t is None or not t.is_floating_point():
+            return t
+        return t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_()
+
+    arguments, seeds = [own(t) for t in arguments], [own(t) for t in seeds]
     inputs = [arguments[i] for i in differentiable]
     with torch.enable_grad():
         outputs = reference(*arguments)
         first = _gradients(outputs, seeds, inputs, create_graph=True)
-    second = _gradients(first, grads, [*seeds, *inputs], create_graph=False)
+    second = _gradients(first, grads, [*seeds, *inputs], create_graph=again)
     return second[: len(seeds)], second[len(seeds) :]
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from torchsru.ops._autograd import eager_function
 
@@ -185,7 +186,7 @@ def _register_op(
         if overload != "default":
             _definitions.define(schema.replace(name, qualified, 1))
         _definitions.impl(
-            qualified, partial(implementation, parallel=parallel), "CompositeExplicitAutograd"
+            qualified, _laid_out(implementation, parallel), "CompositeExplicitAutograd"
         )
         torch.library.register_fake(f"torchsru::{qualified}", fake, lib=_definitions)
         if autograd is not None:
@@ -196,6 +197,17 @@ def _register_op(
                 setup_context=setup_context,
                 lib=_definitions,
             )
+
+
+def _laid_out(implementation: Callable[..., Any], parallel: bool | None) -> Callable[..., Any]:
+    """The implementation with its outputs contiguous, as the fakes promise: PyTorch's own functions
+    lay out what they return as their inputs were."""
+
+    def run(*arguments: Any) -> Any:
+        outputs = implementation(*arguments, parallel=parallel)
+        return tree_map_only(torch.Tensor, torch.Tensor.contiguous, outputs)
+
+    return run
 
 
 _warned = False

@@ -47,8 +47,8 @@ def linear_recurrence(
 
     Returns:
         c [L, B, D] in a's type and the last state [R, D] in float32 or float64, both
-        differentiable, as are a, b and c0; twice in eager mode, and in forward mode, through the
-        reference.
+        differentiable, as are a, b and c0; again and again in eager mode, and in forward mode,
+        through the reference.
 
     Raises:
         ValueError: if shapes, types or devices disagree.

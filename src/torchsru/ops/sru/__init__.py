@@ -85,8 +85,8 @@ def sru_recurrence(
     Returns:
         h [L, B, D] in u's type and the last state c [R, D], in float32 or float64. For the
         second direction, the last state is that of the first step. Both are differentiable, and
-        so are all floating-point arguments; twice in eager mode, in forward mode and under
-        `torch.func`'s transforms through the reference, slowly.
+        so are all floating-point arguments; again and again in eager mode, in forward mode and
+        under `torch.func`'s transforms through the reference, slowly.
 
     Raises:
         TypeError: if what should be a tensor is none.

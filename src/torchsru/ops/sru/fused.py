@@ -109,7 +109,6 @@ class _FusedLayer(torch.autograd.Function):
         elif torch.is_grad_enabled():
             gx = gx + (gu_NE @ weight).view(x.shape)
         else:
-            gx = gx.contiguous()  # pure PyTorch lays it out as the upstream gradient was
             gx.view(x_NI.shape).addmm_(gu_NE, weight)
         gv, gb, gc0, gout_mask = (
             grad if ctx.needs_input_grad[3 + i] else None
