@@ -225,7 +225,8 @@ def draw(runs: dict[tuple[str, str], list[dict]], took: dict[tuple[str, str], fl
             )
         axes.set(title=title, xlabel="seconds of training", ylabel="validation accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
-    grid.flat[0].legend(frameon=False, fontsize=8)
+    lines, names = grid.flat[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(DOCS / "figures" / "classification.png", dpi=150)
 
 
