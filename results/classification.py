@@ -14,6 +14,7 @@ two cores busy. `time` wants a quiet machine.
 
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,6 @@ from rows import (
     best_of,
     command,
     curve,
-    identity,
     mean_curve,
     put,
     share,
@@ -77,20 +77,21 @@ def recipe_for(key: dict[str, Any], folder: str = "") -> ClassificationRecipe:
     return replace(recipe, model=model, data=data, training=training)
 
 
-def measure(key: dict[str, Any], folder: str) -> None:
-    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
-    recipe = recipe_for(key, folder)
-    key = {**key, "recipe": identity(recipe)}
-    if ROWS.find(**key):
-        return
+def fill(keys: Sequence[dict[str, Any]], folder: str, part: str = "1/1") -> None:
+    """Measure what is not yet there; `keys`: see `recipe_for`."""
+    ROWS.fill(share(keys, part), lambda key: recipe_for(key, folder), measure)
+
+
+def measure(key: dict[str, Any], recipe: Any) -> dict[str, Any]:
+    """Train and test."""
     with trained(f"classify-{key['model']}", recipe) as (result, run):
         epochs = recipe.training.epochs
-        row = {**result, **key, "epochs": epochs, "seconds_an_epoch": result["seconds"] / epochs}
+        row = {**result, "epochs": epochs, "seconds_an_epoch": result["seconds"] / epochs}
         if key["kind"] != "time":
             test = evaluate_run(run, split="test")
             row["test_accuracy"], row["test_sentences"] = test["accuracy"], test["sentences"]
             row["curve"] = curve(run.folder, "accuracy")
-    ROWS.add(row)
+    return row
 
 
 def found(kind: str) -> list[dict]:
@@ -102,11 +103,11 @@ def tune(folder: str, part: str = "1/1") -> None:
     """Try as many learning rates and dropouts for each model, on one set."""
     keys = [
         {"kind": "tune", "set": TUNED_ON, "model": m, "lr": lr, "dropout": dropout}
+        | {"fold": TUNED_FOLD, "seed": 0}
         for lr, dropout in TRIALS
         for m in MODELS
     ]
-    for key in share(keys, part):
-        measure({**key, "fold": TUNED_FOLD, "seed": 0}, folder)
+    fill(keys, folder, part)
 
 
 def best_trial(model: str) -> dict[str, float]:
@@ -128,18 +129,19 @@ def run(folder: str, part: str = "1/1") -> None:
         for source in SETS
         for model in NAMES
     ]
-    for key in share(keys, part):
-        measure(key, folder)
+    fill(keys, folder, part)
 
 
 def time(folder: str) -> None:
     """Seconds an epoch, all models in turn on each set, so that a slow hour meets all."""
     best = {model: best_trial(model) for model in NAMES}
-    for repeat in range(TIMES):
-        for source in SETS:
-            for model in NAMES:
-                key = {"kind": "time", "set": source, "model": model, **best[model]}
-                measure({**key, "fold": 0, "seed": repeat}, folder)
+    keys = [
+        {"kind": "time", "set": source, "model": model, **best[model], "fold": 0, "seed": repeat}
+        for repeat in range(TIMES)
+        for source in SETS
+        for model in NAMES
+    ]
+    fill(keys, folder)
 
 
 def show() -> None:

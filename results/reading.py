@@ -19,13 +19,13 @@ machine.
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from rows import DOCS, Rows, best_of, command, curve, draw, identity, put, share, table, trained
+from rows import DOCS, Rows, best_of, command, curve, draw, put, share, table, trained
 
 from torchsru.data.words import GLOVE
 from torchsru.recipes import get_recipe
@@ -63,32 +63,34 @@ def recipe_for(key: dict[str, Any], file: str = "") -> ReadingRecipe:
     return replace(recipe, model=replace(recipe.model, **DROPOUT), data=data, training=training)
 
 
-def measure(key: dict[str, Any], file: str) -> None:
-    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
-    recipe = recipe_for(key, file)
-    key = {**key, "recipe": identity(recipe)}
-    if ROWS.find(**key):
-        return
-    with trained(f"answer-{key['model']}", recipe) as (result, run):
-        row = {**result, **key, "curve": curve(run.folder, "f1")}
+def fill(keys: Sequence[dict[str, Any]], file: str, part: str = "1/1") -> None:
+    """Measure what is not yet there; `keys`: see `recipe_for`."""
+    ROWS.fill(share(keys, part), lambda key: recipe_for(key, file), measure)
+
+
+def measure(key: dict[str, Any], recipe: Any) -> dict[str, Any]:
+    """Train and test, or time."""
+    if key["kind"] == "time":
+        return {**time_pass(recipe), "environment": environment.describe()}
+    with trained(f"answer-{key['model']}", recipe) as (row, run):
+        row["curve"] = curve(run.folder, "f1")
         if key["kind"] == "run":
             reader = TextReader(run)
             scored = reader.score(reader.paragraphs("test"), 32)
             row["scores"] = [(s.article, s.id, s.exact_match, s.f1) for s in scored]
             row["test"] = means(scored)
-    ROWS.add(row)
+    return row
 
 
 def tune(file: str, part: str = "1/1") -> None:
     """Try as many learning rates for each model, on a fold that is not tested on: that which
     chooses the weights is the one after that which is held out to test on."""
     keys = [
-        {"kind": "tune", "model": m, "lr": factor * recipe_of(m).training.lr}
+        {"kind": "tune", "model": m, "fold": TESTED[-1]} | {"lr": factor * recipe_of(m).training.lr}
         for factor in FACTORS
         for m in MODELS
     ]
-    for key in share(keys, part):
-        measure({**key, "fold": TESTED[-1]}, file)
+    fill(keys, file, part)
 
 
 def found(kind: str) -> list[dict]:
@@ -109,20 +111,18 @@ def run(file: str, part: str = "1/1") -> None:
         for fold in TESTED
         for model in MODELS
     ]
-    for key in share(keys, part):
-        measure(key, file)
+    fill(keys, file, part)
 
 
 def time_models(file: str) -> None:
     """A pass of each model in turn, REPEATS times."""
-    for repeat in range(REPEATS):
-        for model in MODELS:
-            key = {"kind": "time", "model": model, "lr": best_rate(model), "fold": TESTED[0]}
-            recipe = recipe_for(key, file)
-            key |= {"repeat": repeat, "recipe": identity(recipe)}
-            if not ROWS.find(**key):
-                about = environment.describe()
-                ROWS.add({**key, **time_pass(recipe), "environment": about})
+    keys = [
+        {"kind": "time", "model": model, "lr": best_rate(model), "fold": TESTED[0]}
+        | {"repeat": repeat}
+        for repeat in range(REPEATS)
+        for model in MODELS
+    ]
+    fill(keys, file)
 
 
 def time_pass(recipe: ReadingRecipe) -> dict[str, float]:

@@ -58,6 +58,24 @@ class Rows:
             file.write(json.dumps(row) + "\n")
         return row
 
+    def fill(
+        self,
+        keys: Iterable[dict[str, Any]],
+        recipe_for: Callable[[dict[str, Any]], Recipe],
+        measure: Callable[[dict[str, Any], Recipe], dict[str, Any]],
+    ) -> None:
+        """Append the rows of these keys that today's recipes have not measured yet.
+
+        Args:
+            recipe_for: from a key to the recipe that measures it.
+            measure: from both to what is found; the row holds the key too.
+        """
+        for key in keys:
+            recipe = recipe_for(key)
+            key = {**key, "recipe": identity(recipe)}
+            if not self.find(**key):
+                self.add({**measure(key, recipe), **key})
+
     def about(self, rows: Iterable[dict]) -> str:
         """What rows were measured on, at which commits, and where they are. Exits if they are of
         several machines, numbers of threads or releases of PyTorch."""

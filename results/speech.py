@@ -15,7 +15,7 @@ whatever else runs: `OMP_NUM_THREADS=1 ... run TASK FOLDER 1/2` beside `2/2` kee
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,6 @@ from rows import (
     command,
     curve,
     draw,
-    identity,
     put,
     share,
     spread,
@@ -114,19 +113,20 @@ def recipe_for(key: dict[str, Any], folder: str = "") -> Any:
     return replace(recipe, data=data, training=training)
 
 
-def measure(key: dict[str, Any], folder: str) -> None:
-    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
-    recipe, task = recipe_for(key, folder), TASKS[key["task"]]
-    key = {**key, "recipe": identity(recipe)}
-    if ROWS.find(**key):
-        return
-    with trained(f"{task.prefix}-{key['model']}", recipe) as (result, run):
-        row = {**result, **key}
+def fill(keys: Sequence[dict[str, Any]], folder: str, part: str = "1/1") -> None:
+    """Measure what is not yet there; `keys`: see `recipe_for`."""
+    ROWS.fill(share(keys, part), lambda key: recipe_for(key, folder), measure)
+
+
+def measure(key: dict[str, Any], recipe: Any) -> dict[str, Any]:
+    """Train and test."""
+    task = TASKS[key["task"]]
+    with trained(f"{task.prefix}-{key['model']}", recipe) as (row, run):
         if key["kind"] != "time":
             row["curve"] = curve(run.folder, task.judged)
         if key["kind"] == "run":
             row["test"] = evaluate_run(run, split="test")
-    ROWS.add(row)
+    return row
 
 
 def found(task: str, kind: str, model: str) -> list[dict]:
@@ -151,8 +151,7 @@ def tune(task: str, folder: str, part: str = "1/1") -> None:
         for factor in FACTORS
         for m in TASKS[task].models
     ]
-    for key in share(keys, part):
-        measure(key, folder)
+    fill(keys, folder, part)
 
 
 def best_rate(task: str, model: str) -> float:
@@ -170,16 +169,18 @@ def run(task: str, folder: str, part: str = "1/1") -> None:
         for speaker in SPEAKERS
         for model in find_task(task).models
     ]
-    for key in share(keys, part):
-        measure(key, folder)
+    fill(keys, folder, part)
 
 
 def time(task: str, folder: str) -> None:
     """Seconds an epoch, all models in turn, so that a slow hour meets all."""
-    for seed in range(TIMES):
-        for model in find_task(task).models:
-            key = {"task": task, "kind": "time", "model": model, "lr": best_rate(task, model)}
-            measure({**key, "speaker": TUNED_ON, "seed": seed}, folder)
+    keys = [
+        {"task": task, "kind": "time", "model": model}
+        | {"lr": best_rate(task, model), "speaker": TUNED_ON, "seed": seed}
+        for seed in range(TIMES)
+        for model in find_task(task).models
+    ]
+    fill(keys, folder)
 
 
 def show() -> None:

@@ -17,6 +17,7 @@ are kept by `run` below results/local.
 import shutil
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,6 @@ from rows import (
     command,
     curve,
     draw,
-    identity,
     put,
     share,
     spread,
@@ -74,14 +74,14 @@ def recipe_for(key: dict[str, Any], folder: str = "") -> TranslationRecipe:
     return replace(recipe, data=replace(recipe.data, paths=(folder,)), training=training)
 
 
-def measure(key: dict[str, Any], folder: str) -> None:
-    """Train, test and append the row, unless it is there; `key`: see `recipe_for`."""
-    recipe = recipe_for(key, folder)
-    key = {**key, "recipe": identity(recipe)}
-    if ROWS.find(**key):
-        return
-    with trained(f"multi30k-{key['model']}", recipe) as (result, run):
-        row = {**result, **key}
+def fill(keys: Sequence[dict[str, Any]], folder: str, part: str = "1/1") -> None:
+    """Measure what is not yet there; `keys`: see `recipe_for`."""
+    ROWS.fill(share(keys, part), lambda key: recipe_for(key, folder), measure)
+
+
+def measure(key: dict[str, Any], recipe: Any) -> dict[str, Any]:
+    """Train and test."""
+    with trained(f"multi30k-{key['model']}", recipe) as (row, run):
         if key["kind"] == "time":
             run = open_run(KEPT / key["model"])
         else:
@@ -93,7 +93,7 @@ def measure(key: dict[str, Any], folder: str) -> None:
         if key["kind"] == "run" and key["seed"] == 0:
             shutil.rmtree(KEPT / key["model"], ignore_errors=True)
             shutil.copytree(run.folder, KEPT / key["model"])
-    ROWS.add(row)
+    return row
 
 
 def found(kind: str) -> list[dict]:
@@ -108,8 +108,7 @@ def tune(folder: str, part: str = "1/1") -> None:
         for factor in FACTORS
         for m in NAMES
     ]
-    for key in share(keys, part):
-        measure(key, folder)
+    fill(keys, folder, part)
 
 
 def best_rate(model: str) -> float:
@@ -125,15 +124,17 @@ def run(folder: str, part: str = "1/1") -> None:
         for seed in range(REPEATS)
         for model in NAMES
     ]
-    for key in share(keys, part):
-        measure(key, folder)
+    fill(keys, folder, part)
 
 
 def time(folder: str) -> None:
     """Speeds, all models in turn, so that a slow hour meets all."""
-    for seed in range(TIMES):
-        for model in NAMES:
-            measure({"kind": "time", "model": model, "lr": best_rate(model), "seed": seed}, folder)
+    keys = [
+        {"kind": "time", "model": model, "lr": best_rate(model), "seed": seed}
+        for seed in range(TIMES)
+        for model in NAMES
+    ]
+    fill(keys, folder)
 
 
 def show() -> None:
