@@ -189,6 +189,7 @@ def test_a_checkpoint_replaced_while_it_is_read_is_no_damage(tmp_path, monkeypat
     honest = checkpoint_module.read_facts
 
     def replaced(path):
+        monkeypatch.setattr(checkpoint_module, "read_facts", honest)
         if path.name == "step-000000001":
             save(tmp_path, step=2)
             save(tmp_path, step=3)
@@ -196,6 +197,43 @@ def test_a_checkpoint_replaced_while_it_is_read_is_no_damage(tmp_path, monkeypat
 
     monkeypatch.setattr(checkpoint_module, "read_facts", replaced)
     assert load_checkpoint(tmp_path).facts["step"] == 3
+
+
+def test_an_older_one_removed_while_the_mean_is_read_is_no_damage(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(tmp_path, step=step, seed=step)
+    honest = checkpoint_module.put_weights
+
+    def replaced(weights, model, path):
+        monkeypatch.setattr(checkpoint_module, "put_weights", honest)
+        save(tmp_path, step=3, seed=3)  # and the first one goes
+        honest(weights, model, path)
+
+    monkeypatch.setattr(checkpoint_module, "put_weights", replaced)
+    model, _ = make()
+    assert load_weights(tmp_path, model, 2)["step"] == 3
+    mean = sum(make(seed=step)[0].weight.double() for step in (2, 3)) / 2
+    torch.testing.assert_close(model.weight, mean.float())
+
+
+def test_one_saved_out_of_turn_has_no_part_in_the_mean_and_goes_first(tmp_path):
+    def save_extra(step, extra):
+        model, optimizer = make(seed=step)
+        facts = {"step": step, "extra": extra}
+        save_checkpoint(tmp_path, model=model, optimizer=optimizer, state=None, facts=facts)
+
+    save_extra(1, True)
+    load_weights(tmp_path, model := make()[0], 2)  # there is nothing else
+    assert torch.equal(model.weight, make(seed=1)[0].weight)
+    for step, extra in ((2, False), (3, False), (4, True)):
+        save_extra(step, extra)
+    assert names(tmp_path) == [f"step-{n:09d}" for n in (2, 3, 4)]
+    assert load_checkpoint(tmp_path).facts["step"] == 4
+    assert load_weights(tmp_path, model, 2)["step"] == 3
+    mean = sum(make(seed=step)[0].weight.double() for step in (2, 3)) / 2
+    torch.testing.assert_close(model.weight, mean.float())
+    save_extra(5, False)
+    assert names(tmp_path) == [f"step-{n:09d}" for n in (3, 5)]
 
 
 def rewrite(folder, **changes):

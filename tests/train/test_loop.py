@@ -101,6 +101,44 @@ def test_stopped_and_resumed_ends_bit_for_bit_as_uninterrupted(tmp_path, model, 
     assert parts[4:] == whole[4:]
 
 
+@pytest.mark.parametrize("stop_at", [4, 7, 8])  # step 9 would be saved in any case
+def test_a_mean_of_weights_does_not_depend_on_where_the_run_was_stopped(tmp_path, stop_at):
+    training = replace(TRAINING, checkpoints=4, average=3, precision="float32")
+    expected = go(tmp_path / "whole", training)
+    task = make_task()
+    task.stop_at = stop_at
+    with pytest.raises(Interrupted):
+        go(tmp_path / "parts", training, task=task)
+    result = go(tmp_path / "parts", training, resume=True)
+    names = ["step-000000006", "step-000000009", "step-000000012"]
+    assert kept(tmp_path / "whole") == kept(tmp_path / "parts") == names
+    found = []
+    for name in ("whole", "parts"):
+        model = LanguageModel(MODELS["sru"])
+        load_weights(tmp_path / name / "checkpoints", model, 3)
+        found.append(model)
+    torch.testing.assert_close(found[1].state_dict(), found[0].state_dict(), rtol=0, atol=0)
+    of_mean = make_task().evaluate(found[0].eval())
+    assert {name: result[name] for name in of_mean} == of_mean
+    assert {name: expected[name] for name in of_mean} == of_mean
+    last = read_log(tmp_path / "whole")[-1]
+    assert last["bits_per_byte"] != of_mean["bits_per_byte"]  # of the last weights
+
+
+def test_judging_a_mean_is_left_at_once_and_done_when_the_run_goes_on(tmp_path):
+    data, training = replace(DATA, eval_unroll=16), replace(TRAINING, average=2)
+    expected = go(tmp_path / "whole", training, task=make_task(data))
+    task = make_task(data)
+    task.stop_in = 3  # after two of the log
+    with pytest.raises(Interrupted, match="stopped at step 12 and saved"):
+        go(tmp_path / "parts", training, task=task)
+    result = go(tmp_path / "parts", training, task=make_task(data), resume=True)
+    assert result["bits_per_byte"] == expected["bits_per_byte"]
+    whole, parts = files_of(tmp_path / "whole"), files_of(tmp_path / "parts")
+    torch.testing.assert_close(parts[:4], whole[:4], rtol=0, atol=0)
+    assert parts[5] == whole[5]
+
+
 @pytest.mark.parametrize("step", [6, 12])
 def test_an_evaluation_is_left_at_once_and_done_when_the_run_goes_on(tmp_path, step):
     data, training = replace(DATA, eval_unroll=16), replace(TRAINING, keep="best")
@@ -361,7 +399,7 @@ def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, broken):
         go(tmp_path, task=breaking(broken, [7]), resume=True)
     assert kept(tmp_path) == names
     assert go(tmp_path, resume=True)["steps"] == 12
-    assert kept(tmp_path) == ["step-000000007", "step-000000012"]
+    assert kept(tmp_path) == ["step-000000006", "step-000000012"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@
 Atomic   written beside its place, flushed to disk, then renamed
 Ranks    rank 0 writes; weights and optimiser are whole, whatever the strategy, and the states are
          those of all rows, so that a run may go on with another strategy or number of processes
-Kept     the newest two, or as many as the run averages; older ones go last
+Kept     the newest two, or as many as the run averages; older ones go last. One that was saved
+         out of turn, as a run was stopped, has no part in a mean, and goes when the next is saved:
+         what a run gives does not depend on where it was stopped
 Safe     tensors and JSON; no pickle, nothing names code
 Damage   sizes and SHA-256 sums tell; errors say what was found and what was expected. Of several
          processes one on each machine computes the sums (`check_newest`)
@@ -69,6 +71,7 @@ def save_checkpoint(
     ranks: Ranks = ALONE,
 ) -> Path:
     """Write `folder`/step-N, N = facts["step"]; remove all but it and those before it to be kept.
+    facts["extra"] is true of one that is saved out of turn.
 
     Args:
         state: recurrent state, a pytree of tensors and None; of several ranks, a list of states.
@@ -171,10 +174,26 @@ def find_best(folder: Path, step: int) -> dict[str, Any] | None:
 
 
 def tidy(folder: Path, kept: int = KEPT) -> None:
-    """Remove what is half written, and all but the newest checkpoints."""
+    """Remove what is half written, and all but the newest checkpoint and those before it that were
+    saved in turn."""
     clean(folder)
-    for old in checkpoints(folder)[: -max(kept, KEPT)]:
-        remove_folder(old)
+    found = checkpoints(folder)
+    kept_paths = {*found[-1:], *in_turn(found)[-max(kept, KEPT) :]}
+    for old in found:
+        if old not in kept_paths:
+            remove_folder(old)
+
+
+def in_turn(found: Sequence[Path]) -> list[Path]:
+    """Those that were not saved out of turn."""
+
+    def is_extra(path: Path) -> bool:
+        try:
+            return read_facts(path).get("extra") is True
+        except RunError:
+            return False  # who reads it tells
+
+    return [path for path in found if not is_extra(path)]
 
 
 def gathered(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
@@ -227,9 +246,10 @@ def load_weights(folder: Path, model: nn.Module, average: int = 1) -> dict[str, 
     """Put the newest weights below `folder` into the model; nothing else is read but the facts.
 
     Args:
-        average: the mean of so many of the newest, or of all if there are fewer.
+        average: the mean of so many of the newest that were saved in turn, or of all if there are
+            fewer; the newest one alone if there is none.
 
-    Returns: the newest one's facts; None if no checkpoint was written yet.
+    Returns: the facts of the newest one that is read; None if no checkpoint was written yet.
     Raises: RunError if one is damaged, of another version, or does not fit the model.
     """
 
@@ -240,9 +260,9 @@ def load_weights(folder: Path, model: nn.Module, average: int = 1) -> dict[str, 
         return facts
 
     def read_mean(newest: Path) -> dict[str, Any]:
-        facts = read(newest)
+        *others, last = in_turn(checkpoints(folder))[-average:] or [newest]
+        facts = read(last)
         total = {name: value.double() for name, value in model.state_dict().items()}
-        others = [path for path in checkpoints(folder) if path != newest][1 - average :]
         for path in others:
             read(path)
             for name, value in model.state_dict().items():
@@ -352,12 +372,13 @@ def clean(folder: Path) -> None:
 
 
 def of_newest(folder: Path, read: Callable[[Path], T]) -> T | None:
-    """What `read` finds in the newest checkpoint; again if a training replaced it meanwhile."""
+    """What `read` finds in the newest checkpoint; again if a training replaced it, or those before
+    it, meanwhile."""
     while found := checkpoints(folder):
         try:
             return read(found[-1])
         except RunError:
-            if found[-1].exists():
+            if checkpoints(folder) == found:
                 raise
     return None
 

@@ -8,6 +8,7 @@ Ranks    every process runs this loop over its own rows of each batch; gradients
          what decides (loss, norm, clock, Ctrl-C) is the same on all; rank 0 writes
 Exact    with a budget in steps, on CPU processes, a run that was stopped and resumed with as many
          ends bit for bit where an uninterrupted one ends
+Result   of the weights that the run gives: the last, the best evaluation's, or a mean
 Clock    `seconds` counts training steps alone, not evaluation, saving or start-up
 Check    tests/train/test_loop.py
 """
@@ -37,6 +38,7 @@ from torchsru.train.checkpoint import (
     checkpoints,
     find_best,
     load_checkpoint,
+    load_weights,
     restore,
     save_best,
     save_checkpoint,
@@ -230,7 +232,8 @@ def fit(
         live = stack.enter_context(Live(about["name"], task.unit, quiet=not ranks.is_first))
         interrupt = stack.enter_context(Interrupt())
 
-        def save() -> None:
+        def save(*, extra: bool = False) -> None:
+            """Save here; `extra`: out of turn."""
             here = (p.to_local() if isinstance(p, DTensor) else p for p in parameters)
             if any(ranks.sum(float(not all(p.isfinite().all() for p in here)))):
                 raise NotFinite(
@@ -240,6 +243,7 @@ def fit(
                 )
             facts = {
                 "step": at.step,
+                "extra": extra,
                 "to_evaluate": to_evaluate,
                 "content": task.content,
                 "optimizer": training.optimizer,
@@ -283,9 +287,9 @@ def fit(
                 log.write("eval", at.step, at.seconds, {**found, "eval_seconds": eval_seconds})
             live.evaluated(at.step, at.seconds, found)
 
-        def leave_off() -> NoReturn:
+        def leave_off(*, extra: bool = True) -> NoReturn:
             """Save, and say so."""
-            save()
+            save(extra=extra)
             raise Interrupted(f"stopped at step {at.step:,} and saved; {newest(folder)}")
 
         used = budget_used(training, at.step, at.seconds)
@@ -326,7 +330,7 @@ def fit(
                 states = [None] * parts
                 at.skipped, at.skipped_in_a_row = at.skipped + 1, at.skipped_in_a_row + 1
             else:
-                save()
+                save(extra=True)
                 there = " and ".join(path.name for path in checkpoints(folder / CHECKPOINTS))
                 raise NotFinite(
                     f"step {at.step + 1:,}: loss {loss}, gradient norm {norm}, at learning rate "
@@ -358,14 +362,21 @@ def fit(
                 at.row_seconds = at.row_loss = at.row_norm = 0.0
             if is_due(training.evaluations, used, now_used) or now_used == 1:
                 hold_out()
+            in_turn = now_used == 1 or is_due(training.checkpoints, used, now_used)
             if to_evaluate or (asked() and now_used < 1):
-                leave_off()
-            if is_due(training.checkpoints, used, now_used):
+                leave_off(extra=not in_turn)
+            if in_turn:
                 save()
 
         save()
         if best:
             found = {**best["numbers"], "best_step": best["step"]}
+        elif training.average > 1:
+            ranks.all(lambda: load_weights(folder / CHECKPOINTS, raw_model, training.average))
+            try:
+                found, _ = evaluate(task, model, asked)
+            except Asked:
+                leave_off()
         result = {
             **found,
             "parameters": sum(p.numel() for p in parameters if p.requires_grad),
