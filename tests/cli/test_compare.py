@@ -148,9 +148,11 @@ def test_the_recipes_own_kind_is_compared_where_none_are_named():
 
 
 def test_the_table_holds_what_the_runs_hold(words, tmp_path, capsys):
-    out = tmp_path / "out"
+    out = tmp_path / "[old]"  # no markup
+    words[words.index("--out") + 1] = str(out)
     assert main([*words, "--set", "lstm.training.lr=2e-2", "--model.highway_bias", "-1"]) == 0
     printed = capsys.readouterr().out
+    assert f"curves: {out / 'curves.png'} " in printed
     rows = {row["model"]: row for row in json.loads((out / "results.json").read_text())}
     assert list(rows) == ["sru", "lstm"]
     table = {}

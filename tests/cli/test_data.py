@@ -48,6 +48,26 @@ def test_data_refuses_what_training_would(capsys, tmp_path, text):
     assert "must be at least 3, got 1" in refused(capsys, "data", "text", text, *argv)
 
 
+def test_a_published_set_is_found_on_its_shelf(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHSRU_DATA", str(tmp_path))
+    (tmp_path / "ptb").mkdir()
+    assert f"{str(tmp_path / 'ptb')!r} lacks ptb.train.txt" in refused(capsys, "data", "ptb")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--data.eval_memory", "5"], "eval_memory must be 0 for a model without attention, got 5"),
+        (["--model.cutoffs", "1000"], "cutoffs must rise between 0 and vocabulary_size = 256"),
+        (["--model.cutoffs", "32", "96", "--model.embedding", "4"], "must be at least div_value^2"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_training(capsys, text, tmp_path, argv, told):
+    out = tmp_path / "run"
+    assert told in refused(capsys, "train", NAME, "--data", text, "--out", str(out), *argv)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "extra"),
     [

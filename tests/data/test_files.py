@@ -49,6 +49,15 @@ def test_many_files_are_split_in_sorted_order_and_read_by_the_hash_of_their_cont
     assert (corpus.files, corpus.heldout_files) == (100, 10)
 
 
+@pytest.mark.parametrize("count", [50, 60])
+def test_of_many_files_one_at_least_is_held_out(tmp_path, count):
+    for i in range(count):
+        (tmp_path / f"{i:03d}").write_text(f"<{i:03d}>")
+    corpus = load_corpus((str(tmp_path),), heldout=0.005)
+    assert as_bytes(corpus.valid) == b"<%03d>\0" % (count // 2)
+    assert corpus.heldout_files == 1 and len(as_bytes(corpus.train)) == 6 * (count - 1)
+
+
 def test_one_file_gives_its_last_part(tmp_path):
     (tmp_path / "text").write_bytes(bytes(range(200)))
     corpus = load_corpus((str(tmp_path / "text"),), heldout=0.25)

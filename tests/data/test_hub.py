@@ -79,6 +79,19 @@ def test_what_is_wrong_is_named(hub, fields, told):
         hub(**fields)
 
 
+def test_a_file_without_rows_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").touch()
+    with pytest.raises(DataError, match=r"set' can't be loaded: "):
+        load_corpus(TextData(source="hub", paths=(str(tmp_path / "set"),)))
+
+
+def test_its_column_needs_a_hub_set():
+    with pytest.raises(ValueError, match="hub_column needs source 'hub', got 'body'"):
+        TextData(source="text", hub_column="body")
+
+
 def test_a_name_that_cannot_be_had_is_told(hub, monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("Couldn't reach 'no/such'\non the Hub")

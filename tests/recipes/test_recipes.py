@@ -470,7 +470,7 @@ def test_each_split_is_evaluated_whole_and_laid_out_as_asked(tmp_path, monkeypat
     assert one["perplexity"] != many["perplexity"]
     with pytest.raises(ValueError, match="eval_batch must be at least 1, got 0"):
         evaluate_run(run, layout={"eval_batch": 0})
-    with pytest.raises(RunError, match="eval_memory must be 0 for a model without attention"):
+    with pytest.raises(ValueError, match="eval_memory must be 0 for a model without attention"):
         evaluate_run(run, layout={"eval_memory": 9})
 
 

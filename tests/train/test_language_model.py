@@ -119,6 +119,8 @@ def test_numbers_are_those_of_the_papers():
         },
     }
     assert numbers_of(words, counts, 1000.0) == {"perplexity": math.inf}
+    blanks = Counts(tokens=100, bytes=300, characters=300, words=0)
+    assert list(numbers_of(subwords, blanks, 1.0)) == ["perplexity", "bits_per_byte"]
 
 
 class Attending(nn.Module):

@@ -356,6 +356,12 @@ def test_nodes_must_be_told_where_to_meet(tmp_path, monkeypatch, capsys):
     assert main(argv) == 2
     told = "nodes = 2 needs MASTER_ADDR, MASTER_PORT, NODE_RANK in the environment, found no "
     assert told + "MASTER_ADDR and no NODE_RANK" in capsys.readouterr().err
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for given in ("", "first", "2", "-1"):
+        monkeypatch.setenv("NODE_RANK", given)
+        assert main(argv) == 2
+        told = f"NODE_RANK must be 0 to 1, this machine's number, got {given!r}"
+        assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import torchsru
@@ -217,7 +218,8 @@ def compare(asked: Comparison, out: Path) -> int:
 
     console = Console()
     console.width = max(console.width, WIDTH)
-    console.print(f"[bold]torchsru compare[/] {asked.name} on {corpus}", soft_wrap=True)
+    said = escape(f"{asked.name} on {corpus}")
+    console.print(f"[bold]torchsru compare[/] {said}", soft_wrap=True)
     for kind, its in planned.items():
         console.print(line(kind, its, wanted), highlight=False, soft_wrap=True)
     for kind, its in planned.items():
@@ -237,8 +239,9 @@ def compare(asked: Comparison, out: Path) -> int:
     columns = COLUMNS | {f"{unit}s/s": f"{{{unit}s_per_second:,.0f}}"}
     for number in held_out(out / asked.kinds[0]):
         columns[f"held-out {number.replace('_', ' ')}"] = f"{{{number}:.3f}}"
-    console.print(table(f"{asked.name}, {corpus.name}", columns, rows))
-    console.print(f"curves: {out / 'curves.png'}    rows: {out / 'results.json'}", soft_wrap=True)
+    console.print(table(escape(f"{asked.name}, {corpus.name}"), columns, rows))
+    where = escape(f"curves: {out / 'curves.png'}    rows: {out / 'results.json'}")
+    console.print(where, soft_wrap=True)
     return 0
 
 

@@ -8,6 +8,7 @@ from torchsru.cli import Refused
 from torchsru.cli.arguments import field_docs, make_parser, parse
 from torchsru.data import DataError, TextData, load_corpus
 from torchsru.data.config import Source
+from torchsru.recipes.base import located
 
 NOT_OF_TEXT = ("source", "paths")  # they are arguments; the rest of the layout is the recipe's
 LAYOUT = ("unroll", "batch", "eval_tokens", "eval_batch", "eval_unroll", "eval_memory")
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     given = {field.name: parsed[field.name] for field in options}
     try:
         data = TextData(source=parsed.source, paths=tuple(parsed.path), **given)
-        corpus = load_corpus(data)
+        corpus = load_corpus(data if parsed.source == "hub" else located(data))
     except (DataError, ValueError) as error:
         raise Refused(str(error)) from error
     kind = corpus.vocabulary.name

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from torchsru.cli import Refused
 from torchsru.cli.arguments import make_parser, parse
@@ -62,7 +63,7 @@ def demo(argv: Sequence[str]) -> int:
         recipes[name] = full_name, with_budget(get_recipe(full_name), parsed.seconds)
 
     console = Console()
-    console.print(f"[bold]torchsru demo[/]: {load_corpus()}")
+    console.print(f"[bold]torchsru demo[/]: {escape(str(load_corpus()))}")
     for name, (full_name, recipe) in recipes.items():
         if code := run(full_name, recipe, out / name, resume=False, quiet=True):
             return code
@@ -73,7 +74,8 @@ def demo(argv: Sequence[str]) -> int:
     draw_curves(out, runs, "bits_per_byte", "Python source code")
 
     console.print(table("held-out source code, never trained on", COLUMNS, rows))
-    console.print(f"curves over time: {out / 'curves.png'}    rows: {out / 'results.json'}")
+    where = escape(f"curves over time: {out / 'curves.png'}    rows: {out / 'results.json'}")
+    console.print(where, soft_wrap=True)
     console.print(f"\n[bold]The SRU model goes on after[/] {PROMPT!r}:\n")
     model = load_model(open_run(out / "python-bytes"))
     sampling = Sampling(temperature=0.7)
@@ -82,13 +84,13 @@ def demo(argv: Sequence[str]) -> int:
     ):
         sys.stdout.write(piece.text)
         sys.stdout.flush()
-    where = shlex.quote(str(out / "python-bytes"))
+    where = escape(shlex.quote(str(out / "python-bytes")))
     console.print(
-        f"\n\n[bold]The SRU model is saved in[/] {out / 'python-bytes'}. Next:\n"
+        f"\n\n[bold]The SRU model is saved in[/] {escape(str(out / 'python-bytes'))}. Next:\n"
         f"  torchsru generate {where} --prompt 'class Parser'\n"
         f"  torchsru eval {where}\n"
         f"  torchsru train {rows[0]['case']} --data YOUR_FOLDER --out runs/mine\n"
-        f"  tensorboard --logdir {shlex.quote(str(out))}",
+        f"  tensorboard --logdir {escape(shlex.quote(str(out)))}",
         highlight=False,
         soft_wrap=True,
     )

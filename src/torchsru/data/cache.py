@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from torchsru.data.texts import DataError
-from torchsru.train.folder import beside, sync_folder
 
 VARIABLE = "TORCHSRU_CACHE"
 FORMAT = 1
@@ -106,6 +105,22 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to disk, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def beside(final: Path) -> Path:
+    """Where a file or folder is written before it gets its name."""
+    return final.with_name(f".{final.name}.new")
 
 
 def is_quiet() -> bool:

@@ -88,3 +88,6 @@ class TextData:
             )
         if self.source != "hub" and self.hub_config:
             raise ValueError(f"hub_config needs source 'hub', got {self.hub_config!r}")
+        column = type(self).__dataclass_fields__["hub_column"].default
+        if self.source != "hub" and self.hub_column != column:
+            raise ValueError(f"hub_column needs source 'hub', got {self.hub_column!r}")

@@ -1,7 +1,8 @@
 """Plain files and folders, and the sources of the Python that runs.
 
 Files              as named, a folder's sorted by path
-What is held out   every n-th of them, n = round(1 / heldout), so that each folder gives its share;
+What is held out   every n-th of them, n = round(1 / heldout), so that each folder gives its share,
+                   one at least;
                    of fewer than FEW_FILES files, the last part of the text instead. Held-out bytes
                    are never in `train`.
 Order of the text  on either side by a hash of each file's content, so that the loss does not drift
@@ -69,8 +70,9 @@ class Files:
             train, held, held_files = whole.part(0, cut), whole.part(cut, size), 0
         else:
             every = max(2, round(1 / heldout))
-            held_texts = self.texts[every // 2 :: every]
-            rest = [text for i, text in enumerate(self.texts) if i % every != every // 2]
+            first = min(every, len(self.texts)) // 2
+            held_texts = self.texts[first::every]
+            rest = [text for i, text in enumerate(self.texts) if i % every != first]
             train, held = (self._hashed_order(part, separator) for part in (rest, held_texts))
             held_files = len(held_texts)
         if not train.size or not held.size:

@@ -47,8 +47,8 @@ def find_on_hub(data: TextData) -> Texts:
     """
     if len(data.paths) != 1:
         raise DataError(
-            "hub needs one data set, its name or a folder in the hub's format: name it with "
-            f"--data; got {', '.join(data.paths) or 'none'}"
+            "hub needs one data set, its name or a folder in the hub's format: name it (to train: "
+            f"with --data); got {', '.join(data.paths) or 'none'}"
         )
     import datasets  # type: ignore[import-untyped]
 
@@ -58,8 +58,12 @@ def find_on_hub(data: TextData) -> Texts:
         datasets.disable_progress_bars()
     try:
         found = datasets.load_dataset(name, name=data.hub_config or None)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        said = " ".join(str(error).split())
+    # of an empty file the package raises StopIteration
+    except (
+        *(OSError, ValueError, RuntimeError, StopIteration),
+        datasets.exceptions.DatasetsError,
+    ) as error:
+        said = " ".join(str(error).split()) or "a file of it is empty"
         raise DataError(f"hub data set {name!r} can't be loaded: {said}") from error
     finally:
         if was_shown:
@@ -80,7 +84,7 @@ def find_on_hub(data: TextData) -> Texts:
         if getattr(feature, "dtype", None) not in ("string", "large_string"):
             raise DataError(
                 f"hub data set {name!r} has no text in column {data.hub_column!r}; its columns are "
-                f"{', '.join(rows.column_names)}: name one with --data.hub_column"
+                f"{', '.join(rows.column_names)}: name one with hub_column"
             )
         texts[side] = [HubText(f"{name}, {side}", rows, data.hub_column)]
     return texts

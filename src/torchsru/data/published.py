@@ -142,8 +142,8 @@ def find(name: str, paths: tuple[str, ...]) -> Texts:
     data = PUBLISHED[name]
     if len(paths) != 1:
         raise DataError(
-            f"{name} needs one path, of what was unpacked from {data.url}: name it with --data, or "
-            f"let TORCHSRU_DATA name the folder that holds it as {name!r}; got "
+            f"{name} needs one path, of what was unpacked from {data.url}: name it (to train: with "
+            f"--data), or let TORCHSRU_DATA name the folder that holds it as {name!r}; got "
             f"{', '.join(paths) or 'none'}"
         )
     path = Path(paths[0])

@@ -181,6 +181,11 @@ class LanguageModelConfig:
             if not self.head_size and self.width % self.heads:
                 raise ValueError(f"heads must divide width = {self.width}, got {self.heads}")
 
+    @property
+    def attends(self) -> bool:
+        """Whether any layer has attention."""
+        return "memory" in OWN.get(self.rnn, ()) and self.attention_last != 0
+
 
 #: What runs of before say in fields whose default was another.
 UNSET_BEFORE = {"highway_bias": 0.0}
@@ -316,12 +321,12 @@ class LanguageModel(nn.Module):
     @property
     def memory_length(self) -> int:
         """Past steps that attention remembers; 0 without attention. Evaluation may set another."""
-        return getattr(self.rnn, "memory_length", 0)
+        return self.rnn.memory_length if self.config.attends else 0  # type: ignore[return-value]
 
     @memory_length.setter
     def memory_length(self, steps: int) -> None:
         if not self.memory_length:
-            raise ValueError(f"memory_length needs attention; {self.config.rnn!r} has none")
+            raise ValueError(f"memory_length needs attention; this {self.config.rnn!r} has none")
         if steps < 1:
             raise ValueError(f"memory_length must be at least 1, got {steps}")
         self.rnn.memory_length = steps  # type: ignore[assignment]

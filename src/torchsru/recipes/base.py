@@ -22,6 +22,7 @@ from torchsru.train.task import Task
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Recipe")
+D = TypeVar("D")
 
 DATA = "TORCHSRU_DATA"  # the environment variable
 
@@ -62,20 +63,25 @@ class Recipe:
         raise NotImplementedError
 
     def with_absolute_paths(self: R) -> R:
-        """The same from any folder: whatever is in the data's `locations`; a name that is no file,
-        as vectors may have, stays. A published set without a path is looked for in the folder
-        TORCHSRU_DATA, under its source's name."""
-        data = self.data
-        changed = {name: absolute(getattr(data, name)) for name in data.locations}
-        kept, source = os.environ.get(DATA), getattr(data, "source", "")
-        if kept and source and not data.paths and source not in getattr(data, "inside", ()):
-            shelf = os.path.join(kept, source)
-            changed["paths"] = absolute((shelf,)) if os.path.exists(shelf) else ()
-        return replace(self, data=replace(data, **changed))
+        """The same from any folder; see `located`."""
+        return replace(self, data=located(self.data))
 
     def next_command(self, run: str) -> str:
         """What to type once a run is done; `run`: its folder, quoted."""
         raise NotImplementedError
+
+
+def located(data: D) -> D:
+    """The same data from any folder: whatever is in their `locations`; a name that is no file, as
+    vectors may have, stays. A published set without a path is looked for in the folder
+    TORCHSRU_DATA, under its source's name."""
+    about: Any = data
+    changed = {name: absolute(getattr(about, name)) for name in about.locations}
+    kept, source = os.environ.get(DATA), getattr(about, "source", "")
+    if kept and source and not about.paths and source not in getattr(about, "inside", ()):
+        shelf = os.path.join(kept, source)
+        changed["paths"] = absolute((shelf,)) if os.path.exists(shelf) else ()
+    return replace(about, **changed)
 
 
 def absolute(where: str | tuple[str, ...]) -> str | tuple[str, ...]:

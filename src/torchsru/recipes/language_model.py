@@ -42,6 +42,11 @@ class LanguageModelRecipe(Recipe):
                 f"training.accumulate must divide data.batch = {self.data.batch}, "
                 f"got {self.training.accumulate}"
             )
+        if self.data.eval_memory and not self.model.attends:
+            raise ValueError(
+                "data.eval_memory must be 0 for a model without attention, "
+                f"got {self.data.eval_memory}"
+            )
 
     def prepare(self) -> Prepared:
         """Read the corpus; the model's size is its vocabulary's. Raises DataError."""
@@ -61,7 +66,7 @@ class LanguageModelRecipe(Recipe):
             paths: what counts is all their text; the run's data are not needed.
             layout: eval_batch, eval_unroll and eval_memory to use in place of the run's.
         """
-        data = replace(self.data, **layout)
+        data = replace(self, data=replace(self.data, **layout)).data
         vocabulary = load_vocabulary(run)
         model, facts = load_model_and_facts(run)
         if paths:
@@ -83,7 +88,6 @@ class LanguageModelRecipe(Recipe):
         """The same layers, optimiser and schedule: a small model, few steps, bytes, on the sources
         of the Python that runs."""
         model, training, width = self.model, self.training, 32
-        attends = model.rnn in ("srupp", "transformer-xl")
         return replace(
             self,
             model=replace(
@@ -96,7 +100,7 @@ class LanguageModelRecipe(Recipe):
                 head_size=min(model.head_size, 8),
                 feedforward=min(model.feedforward, 64),
                 heads=min(model.heads, 2),
-                memory=32 if attends else model.memory,
+                memory=32 if model.attends else model.memory,
                 attention_every=min(model.attention_every, 2),
                 attention_last=None if model.attention_last is None else 1,
                 dropout=min(model.dropout, 0.1),

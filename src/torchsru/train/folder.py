@@ -18,6 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from torchsru.data.cache import beside, sync_folder
+
 LOCK = ".lock"
 RECIPE = "recipe.json"
 RESULT = "result.json"
@@ -133,22 +135,6 @@ def make_folder(folder: Path) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to disk, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def beside(final: Path) -> Path:
-    """Where a file or folder is written before it gets its name."""
-    return final.with_name(f".{final.name}.new")
 
 
 def read_json(file: Path) -> Any:

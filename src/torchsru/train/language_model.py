@@ -124,7 +124,7 @@ def numbers_of(vocabulary: Vocabulary, counts: Counts, loss: float) -> dict[str,
         loss: in nats per symbol.
     """
     found = {NAMES[vocabulary.name]: reported(vocabulary, loss)}
-    if vocabulary.name == "subwords":
+    if vocabulary.name == "subwords" and counts.words:  # a text of blanks has none
         found["word_perplexity"] = exp(loss * counts.tokens / counts.words)
     if vocabulary.name in ("subwords", "characters"):
         found["bits_per_byte"] = loss * counts.tokens / counts.bytes / math.log(2)

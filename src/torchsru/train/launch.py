@@ -36,6 +36,9 @@ def launch(module: str, arguments: Sequence[str], *, processes: int, nodes: int)
             f"nodes = {nodes} needs {', '.join(MEETING)} in the environment, found no "
             f"{' and no '.join(missing)}"
         )
+    node = os.environ.get("NODE_RANK", "")
+    if nodes > 1 and not (node.isdecimal() and int(node) < nodes):
+        raise RunError(f"NODE_RANK must be 0 to {nodes - 1}, this machine's number, got {node!r}")
     os.environ.setdefault(SHUTDOWN, str(SHUTDOWN_S))
     config = LaunchConfig(
         min_nodes=nodes,
@@ -50,7 +53,7 @@ def launch(module: str, arguments: Sequence[str], *, processes: int, nodes: int)
         config.rdzv_backend, config.rdzv_endpoint = "c10d", "127.0.0.1:0"  # any free port
         config.local_addr = "127.0.0.1"  # the name of this machine may lead nowhere
     else:
-        address, port, node = (os.environ[name] for name in MEETING)
+        address, port = (os.environ[name] for name in MEETING[:2])
         config.rdzv_backend, config.rdzv_endpoint = "static", f"{address}:{port}"
         config.rdzv_configs["rank"] = int(node)
     threads = max(1, (os.cpu_count() or 1) // processes)

@@ -137,8 +137,8 @@ def fit(
 
     Returns: the result, as written to RUN/result.json.
     Raises: Interrupted after SIGINT or SIGTERM; NotFinite; RunError if the folder is not free, in
-        use or can't be written, or if the checkpoint is damaged or does not fit; once training has
-        begun, it names the newest checkpoint.
+        use or can't be written, if the model does not fit the data, or if the checkpoint is damaged
+        or does not fit; once training has begun, it names the newest checkpoint.
     """
     if training.epochs is not None:
         in_steps = math.ceil(training.epochs * task.steps_per_pass)
@@ -149,7 +149,10 @@ def fit(
     is_sharded = isinstance(fabric.strategy, ModelParallelStrategy)
 
     def make() -> nn.Module:
-        made = make_model()
+        try:
+            made = make_model()
+        except ValueError as error:
+            raise RunError(f"the model can't be made for these data: {error}") from error
         prepare(made, training, fabric.device.type, is_sharded)
         return made
 

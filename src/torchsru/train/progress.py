@@ -46,6 +46,8 @@ class Live:
         self.console.print(
             f"{self._title}: step {step:,}, {seconds:.0f} s of training: held-out {found}",
             highlight=False,
+            markup=False,
+            soft_wrap=not self.console.is_terminal,  # a line of a file stays one
         )
 
     def _line(self, step: int, seconds_left: float, shown: Mapping[str, float]) -> str:
