@@ -43,6 +43,7 @@ def write(folder, *articles, name="set.json"):
         ("It's a so-so film, isn't it?", "It 's a so - so film , is n't it ?"),
         ("In the U.S. (50 states) £7,000.50 is 24-yard…", "In the U.S. ( 50 states ) £ 7,000.50 is "
          "24 - yard …"),
+        ("to Os\u0301lo. cafe\u0301’s", "to Os\u0301lo . cafe\u0301 ’s"),
         ("naïve 日本 “it’s” 6½.", "naïve 日本 “ it ’s ” 6½ ."),
         (" \n\t", ""),
     ],

@@ -23,6 +23,9 @@ def own_cache(tmp_path, monkeypatch):
         ("don't!", "do n't !"),
         ("so ... bad -- `` quoted '' 1\\/2", "so ... bad -- `` quoted '' 1\\/2"),
         ("it\u2019s", "it 's"),
+        ("Os\u0301lo's cafe\u0301.", "Os\u0301lo 's cafe\u0301 ."),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940", "\u0939\u093f\u0928\u094d\u0926\u0940"),
+        ("a\u2764\ufe0f", "a \u2764\ufe0f"),
     ],
 )
 def test_tokens(text, expected):
@@ -105,6 +108,13 @@ def test_unknown_words_get_vectors_that_follow_from_the_word_alone():
     assert vectors.deviation == pytest.approx(3, rel=0.05)
     many = torch.stack([drawn(f"x{i}", 40) for i in range(200)])
     assert abs(many.mean()) < 0.05 and many.std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_a_letter_and_its_accent_are_found_in_one_character():
+    vectors = Vectors(["caf\u00e9", "x"], torch.randn(2, 4).numpy(), "test")
+    one, two, capital = vectors.find(["caf\u00e9", "cafe\u0301", "CAFE\u0301"])
+    assert torch.equal(one, two) and torch.equal(one, capital)
+    assert not torch.equal(one, vectors.find(["cafe"])[0])
 
 
 def test_as_many_words_as_vectors():

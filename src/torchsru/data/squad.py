@@ -35,7 +35,8 @@ from rich.progress import Progress
 from torchsru._machine import cores
 from torchsru.data.cache import is_quiet, prepared, summary
 from torchsru.data.files import read
-from torchsru.data.texts import DataError, unreadable
+from torchsru.data.texts import DataError, check_no_half_pair, unreadable
+from torchsru.data.words import OTHER, WORD
 
 FORMAT = 2  # part of the key: what another version prepared is prepared anew
 ROWS, COUNTS = "paragraphs.jsonl", "counts.json"
@@ -43,14 +44,13 @@ BLOCK = 64  # paragraphs that a process takes at once
 FEW = 4096, 512  # paragraphs below which one process is faster: without and with a tagger
 
 TOKEN = re.compile(
-    r"\w+(?=n['’]t\b)|n['’]t\b|['’](?:s|m|d|re|ve|ll)\b"
+    rf"{WORD}(?=n['’]t\b)|n['’]t\b|['’](?:s|m|d|re|ve|ll)\b"
     r"|\d+(?:[.,]\d+)+"
     r"|(?:[^\W\d_]\.){2,}"
-    r"|\w+"
-    r"|[^\w\s]",
+    rf"|{WORD}"
+    rf"|{OTHER}",
     re.IGNORECASE,
 )
-SURROGATE = re.compile("[\ud800-\udfff]")
 #: Universal parts of speech, and the kinds of entities of OntoNotes 5: what tags can be.
 PARTS = (
     *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN"),
@@ -421,11 +421,8 @@ def field(of: Any, name: str, kind: type, where: str) -> Any:
         said = {dict: "an object", list: "a list", str: "a string", int: "an integer"}[kind]
         got = f"{short(found)}" if isinstance(of, dict) and name in of else "none"
         raise DataError(f"{where}: {name} must be {said}, got {got}")
-    if isinstance(found, str) and (half := SURROGATE.search(found)):
-        raise DataError(
-            f"{where}: {name} must be Unicode text, got half of a surrogate pair, "
-            f"{half[0]!r}, at {half.start():,}"
-        )
+    if isinstance(found, str):
+        check_no_half_pair(found, f"{where}: {name}")
     return found
 
 

@@ -9,6 +9,7 @@ Check      tests/data/test_texts.py
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,9 @@ from typing import Protocol
 BLOCK_BYTES = 1 << 22
 LONGEST = 1 << 24
 SPACES = [chr(i).encode() for i in range(0x3001) if chr(i).isspace()]  # where str.split parts words
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DataError(ValueError):
@@ -210,6 +214,15 @@ def check_utf8(block: bytes, where: str, at: int = 0) -> None:
             f"{where!r} is not UTF-8: byte {block[error.start]:#04x} at {at + error.start:,}; "
             "the vocabulary 'bytes' takes any file"
         ) from error
+
+
+def check_no_half_pair(text: str, what: str) -> None:
+    """Raise DataError if a text from JSON holds half of a surrogate pair, which nothing writes."""
+    if half := SURROGATE.search(text):
+        raise DataError(
+            f"{what} must be Unicode text, got half of a surrogate pair, {half[0]!r}, "
+            f"at {half.start():,}"
+        )
 
 
 def size_of(path: Path) -> int:

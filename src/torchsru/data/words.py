@@ -1,8 +1,10 @@
 """Words of sentences: how a text is cut into them, and their vectors.
 
 Tokens    words and numbers, with hyphens and points inside; clitics ("do", "n't"; "it", "'s"); runs
-          of points, dashes and quotes; single other characters. What was cut so stays as it is
-Vectors   of a file or a package, looked up as written, else in lower case
+          of points, dashes and quotes; single other characters. What was cut so stays as it is.
+          Accents and vowel signs belong to the letter before them
+Vectors   of a file or a package, looked up as written, else in lower case, each of them with
+          letters and accents in one character, too, where there is one
 Unknown   a word without a vector gets one drawn from a hash of it, normal, of the table's own
           deviation: the same in every run and on every machine
 Prepared  a file is read once and kept in the cache: words, and a matrix that is mapped into memory
@@ -11,6 +13,7 @@ Check     tests/data/test_words.py
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,13 +26,28 @@ from torchsru.data.cache import prepared, summary
 from torchsru.data.progress import tracked
 from torchsru.data.texts import DataError, unreadable
 
+
+def marks() -> str:
+    """Unicode's combining marks, as ranges of a regular expression: `re` has no class of them."""
+    found: list[list[int]] = []
+    for i in (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)):  # there are none elsewhere
+        if unicodedata.category(chr(i))[0] == "M":
+            if found and found[-1][1] == i - 1:
+                found[-1][1] = i
+            else:
+                found.append([i, i])
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in found)
+
+
+MARKS = marks()
+WORD, OTHER = rf"\w[\w{MARKS}]*", rf"[^\w\s][{MARKS}]*"
 TOKEN = re.compile(
     r"-[lr][rcs]b-"  # brackets in Penn Treebank's spelling
-    r"|\w+(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b"
+    rf"|{WORD}(?=n't\b)|n't\b|'(?:s|m|d|re|ve|ll)\b"
     r"|\d+\\?/\d+"  # fractions, in its spelling too
-    r"|\w+(?:[-.]\w+)*"
+    rf"|{WORD}(?:[-.]{WORD})*"
     r"|\.{2,}|-{2,}|''|``"
-    r"|[^\w\s]",
+    rf"|{OTHER}",
     re.IGNORECASE,
 )
 GLOVE = "glove-6b-50d"
@@ -61,7 +79,7 @@ class Vectors:
 
     def find(self, words: Sequence[str]) -> Tensor:
         """float32 [len(words), E]: each word's vector, or one drawn from its hash."""
-        rows = [self.places.get(w, self.places.get(w.lower(), -1)) for w in words]
+        rows = [self._place(word) for word in words]
         found = torch.empty(len(words), self.size)
         for i, (word, row) in enumerate(zip(words, rows, strict=True)):
             if row >= 0:
@@ -69,6 +87,12 @@ class Vectors:
             else:
                 found[i] = drawn(word, self.size) * self.deviation
         return found
+
+    def _place(self, word: str) -> int:
+        """A word's row, -1 if it has none."""
+        composed = unicodedata.normalize("NFC", word)
+        forms = (word, word.lower(), composed, composed.lower())
+        return next((self.places[form] for form in forms if form in self.places), -1)
 
 
 def drawn(word: str, size: int) -> Tensor:
