@@ -1,3 +1,4 @@
+import math
 import shutil
 
 import pytest
@@ -70,7 +71,7 @@ def test_each_side_has_speakers_of_its_own(digits):
 
 def test_what_is_said_is_what_is_heard(digits):
     """Each drawn digit is a clip of it, in order."""
-    speech = load(digits, pause_s=(0.0, 0.0), noise_db=-200.0, speeds=(1.0,))
+    speech = load(digits, pause_s=(0.0, 0.0), noise_db=(-200.0, -200.0), speeds=(1.0,))
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     for u in speech.train(0):
         clips = [name.removesuffix(".wav") for name in u.name.rpartition(": ")[2].split(", ")]
@@ -196,8 +197,12 @@ def test_tables_of_ones_own(tmp_path):
     )
     tested = load(table, "table", test_paths=(str(table),))
     assert [len(tested.train(0)), len(tested.valid), len(tested.test)] == [18, 2, 20]
+    write(tmp_path / "sound" / "8.wav", torch.tensor([0.1, math.nan]), subtype="FLOAT")
+    broken = next(u for u in load(table, "table", test_paths=(str(table),)).test if "8." in u.name)
+    with pytest.raises(DataError, match=r"all\.tsv' line 10: .*8\.wav' holds samples that are not"):
+        broken.read()
     (tmp_path / "sound" / "7.wav").write_bytes(b"")
-    with pytest.raises(DataError, match=r"all\.tsv' line 9: .*7\.wav' can't be read as sound"):
+    with pytest.raises(DataError, match=r"all\.tsv' line 9: .*7\.wav' is empty"):
         load(table, "table")
     table.write_text("audio\tsaid\na\tb\n")
     with pytest.raises(DataError, match="line 2 has no column 'text'"):
@@ -235,7 +240,7 @@ def test_alphabets():
         ({"pause_s": (-1.0, 2.0)}, r"pause_s must be two numbers.* got \(-1.0, 2.0\)"),
         ({"digits": ()}, r"digits must be two numbers.* got \(\)"),
         ({"level_db": (-9.0,)}, r"level_db must be two numbers.* got \(-9.0,\)"),
-        ({"noise_db": 3.0}, r"noise_db must lie in \[-200, 0\], got 3.0"),
+        ({"noise_db": (-60.0, 3.0)}, r"noise_db must be two numbers.*\[-200, 0\], got"),
         ({"speeds": ()}, r"speeds must lie in \[0.1, 10\], one at least, got \(\)"),
         ({"eval_beam": 0}, "eval_beam must be at least 1, got 0"),
         ({"source": "fsdd", "test_paths": ("a",)}, "test_paths must be empty for 'fsdd'"),

@@ -123,7 +123,7 @@ class DenoisingData:
             digits=self.digits,
             pause_s=self.pause_s,
             level_db=self.level_db,
-            noise_db=SILENT,
+            noise_db=(SILENT, SILENT),
         )
 
 

@@ -61,8 +61,9 @@ class SpeechData:
     """fsdd: shortest and longest pause, before, between and after the digits."""
     level_db: tuple[float, float] = (-45.0, -20.0)
     """fsdd: lowest and highest root mean square of a sequence's digits, full scale being 0."""
-    noise_db: float = -70.0
-    """fsdd: the same of white noise under each sequence."""
+    noise_db: tuple[float, float] = (-100.0, -60.0)
+    """fsdd: the same of white noise under each sequence; at -100 dB rounding to 16 bits is as loud:
+    the pauses may be as silent as those of a file from which the noise was cut."""
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
     """fsdd: sequences to train on are played at one of these speeds, which changes their pitch too
     (Ko et al. 2015, "Audio augmentation for speech recognition")."""
@@ -97,6 +98,7 @@ class SpeechData:
             ("digits", 1, 10**6),
             ("pause_s", 0, 3600),
             ("level_db", -120, 0),
+            ("noise_db", -200, 0),
         ):
             found = getattr(self, name)
             if len(found) != 2 or not least <= found[0] <= found[1] <= most:
@@ -106,8 +108,6 @@ class SpeechData:
                 )
         if not self.speeds or not all(0.1 <= speed <= 10 for speed in self.speeds):
             raise ValueError(f"speeds must lie in [0.1, 10], one at least, got {self.speeds}")
-        if not -200 <= self.noise_db <= 0:
-            raise ValueError(f"noise_db must lie in [-200, 0], got {self.noise_db}")
         if self.test_paths and self.source != "table":
             raise ValueError(
                 f"test_paths must be empty for {self.source!r}, which has a test part of its own, "
@@ -238,7 +238,13 @@ def utterance(
         size = count_samples(file, rate, resample=data.resample)
     except DataError as error:
         raise DataError(f"{where}: {error}" if where else str(error)) from error
-    read = partial(read_audio, file, rate, resample=data.resample)
+
+    def read() -> Tensor:
+        try:
+            return read_audio(file, rate, resample=data.resample)
+        except DataError as error:
+            raise DataError(f"{where}: {error}" if where else str(error)) from error
+
     name = f"{where}: {file.as_posix()}" if where else file.as_posix()
     return Utterance(" ".join(text.split()), name, size, read)
 
@@ -399,7 +405,7 @@ def draw_sequences(
     speeds: Sequence[float] = (1.0,),
 ) -> list[Utterance]:
     """So many sequences of digits, each of one of the speakers, at one of the speeds."""
-    draw = random.Random(seed)
+    draw, draw_noise = random.Random(seed), random.Random(f"noise of {seed}")
     found = []
     for i in range(count):
         clips = draw.choices(draw.choice(speakers), k=draw.randint(*data.digits))
@@ -416,7 +422,7 @@ def draw_sequences(
                     pauses,
                     speed=speed,
                     level_db=draw.uniform(*data.level_db),
-                    noise_db=data.noise_db,
+                    noise_db=draw_noise.uniform(*data.noise_db),
                     seed=draw.getrandbits(63),
                 ),
             )
