@@ -54,6 +54,14 @@ def test_help_names_every_command(capsys):
     assert capsys.readouterr().out.strip() == torchsru.__version__
 
 
+def test_what_is_refused_is_named_as_it_is_on_one_line(capsys):
+    assert main(["eval", "no  such"]) == 2
+    err = capsys.readouterr().err
+    assert "no  such is not a run" in err and err.count("\n") == 1
+    assert main(["nothing\n  at all"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_doctor_tells_what_runs_and_why_the_rest_does_not(capsys, monkeypatch):
     found = {"isa_used": None, "isa_available": [], "library": None, "error": "no compiler"}
     monkeypatch.setattr(ops, "cpu_info", lambda: found)

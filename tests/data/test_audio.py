@@ -51,7 +51,7 @@ def test_another_rate_is_refused_or_converted(tmp_path, rate):
     ("make", "told"),
     [
         (lambda file: file.write_text("hello"), "can't be read as sound"),
-        (lambda file: file.write_bytes(b""), "can't be read as sound"),
+        (lambda file: file.write_bytes(b""), "is empty"),
         (lambda file: write(file, torch.zeros(0)), "holds no samples"),
         (lambda file: write(file, torch.zeros(80, 2)), "must have one channel, got 2"),
         (
@@ -128,3 +128,6 @@ def test_a_file_that_is_silent_as_a_whole_is_told_from_one_that_is_not(tmp_path)
         check_audible(write(tmp_path / "a.wav", samples), RATE)
     samples[-1] = 2**-15
     check_audible(write(tmp_path / "b.wav", samples), RATE)
+    samples[100] = math.nan
+    with pytest.raises(DataError, match=r"c\.wav' holds samples that are not finite"):
+        check_audible(write(tmp_path / "c.wav", samples, subtype="FLOAT"), RATE)

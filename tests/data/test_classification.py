@@ -65,14 +65,21 @@ def test_bad_lines_are_named(tmp_path, content, told):
 def test_tables_of_every_form_hold_the_same(tmp_path):
     expected = [("good", 'a "fine", film'), ("bad", "a\nbore")]
     comma = 'id,label,text\n1,good,"a ""fine"", film"\n2,bad,"a\nbore"\n'
-    tab = 'text\tlabel\n"a ""fine"", film"\tgood\n"a\nbore"\tbad\n'
     rows = [{"label": label, "text": text, "id": 3} for label, text in expected]
     json_lines = "".join(json.dumps(row) + "\n" for row in rows)
-    for name, content in (("a.csv", comma), ("a.tsv", tab), ("a.jsonl", json_lines)):
+    for name, content in (("a.csv", comma), ("a.JSONL", json_lines)):
         found = read_table(write(tmp_path / name, content), "label", "text")
         assert pairs(found) == expected, name
-        line = 2 if name == "a.jsonl" else 4  # where the row ends
+        line = 2 if name == "a.JSONL" else 4  # where the row ends
         assert found[1].where == f"{str(tmp_path / name)!r} line {line}"
+
+
+def test_quotation_marks_of_a_tsv_are_characters(tmp_path):
+    table = 'text\tlabel\n"it was" fine\tgood\n"a, 5" bore\tbad\n"ok"\tgood\n'
+    found = read_table(write(tmp_path / "a.tsv", table), "label", "text")
+    expected = [("good", '"it was" fine'), ("bad", '"a, 5" bore'), ("good", '"ok"')]
+    assert pairs(found) == expected
+    assert found[1].where == f"{str(tmp_path / 'a.tsv')!r} line 3"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +93,9 @@ def test_tables_of_every_form_hold_the_same(tmp_path):
         ("a.csv", "label,text\n0, \n", "line 2: column 'text' is empty"),
         ("a.jsonl", '{"label": 0, "text": "a"}\n{"label": 0,', "line 2 is no JSON"),
         ("a.jsonl", "[1]\n", "line 1 must be a JSON object"),
+        ("a.jsonl", '{"label": 0, "text": "a\\ud800"}\n', "line 1: column 'text' must be Unicode"),
+        ("a.jsonl", '{"label": "\\udfff", "text": "a"}\n', "line 1: column 'label' must be Unic"),
+        ("a.tsv", "label\ttext\n0\ta\tb\n", "line 2 must have as many .* 2, got 3"),
         ("a.jsonl", '{"label": null, "text": "a"}\n', "line 1: column 'label' is empty"),
         ("a.csv", "label,text\n", "holds no rows"),
         ("a.txt", "0,a\n", r"must end in \.csv, \.tsv or \.jsonl"),

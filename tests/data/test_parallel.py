@@ -264,7 +264,8 @@ def test_too_few_sentences_to_hold_any_out_are_refused(tmp_path):
     ("fields", "told"),
     [
         ({"batch": 1}, "batch must be at least 2, got 1"),
-        ({"eval_length_penalty": -0.5}, "eval_length_penalty must be at least 0, got -0.5"),
+        ({"eval_length_penalty": -0.5}, r"eval_length_penalty must lie in \[0, 10\], got -0.5"),
+        ({"eval_length_penalty": 10.5}, r"eval_length_penalty must lie in \[0, 10\], got 10.5"),
         ({"languages": ("en", "en")}, "languages must be two, got"),
         ({"valid_paths": ("a",)}, "valid_paths must be two files, got"),
         ({"source": "wmt14", "test_paths": ("a", "b")}, "test_paths must be empty for 'wmt14'"),

@@ -156,7 +156,8 @@ def test_padding_of_rows_that_are_all_as_long_is_not_read():
     ("fields", "told"),
     [
         ({"beam": 0}, "beam must be at least 1, got 0"),
-        ({"length_penalty": -1.0}, "length_penalty must be at least 0, got -1.0"),
+        ({"length_penalty": -1.0}, r"length_penalty must lie in \[0, 10.0\], got -1.0"),
+        ({"length_penalty": 1000.0}, r"length_penalty must lie in \[0, 10.0\], got 1000.0"),
         ({"beam": 2, "wanted": 3}, "wanted must be at most beam = 2, got 3"),
     ],
 )

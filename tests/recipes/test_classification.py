@@ -165,6 +165,8 @@ def test_the_command_from_training_to_labels(tmp_path, reviews, capsys, monkeypa
     rows = [json.loads(line) for line in capsys.readouterr().out.split("\n") if line]
     assert [row["label"] for row in rows] == ["pos", "neg"]
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    monkeypatch.setattr("sys.stdin", None)  # closed
+    assert main(["classify", run, "-"]) == 0 and capsys.readouterr().out == ""
 
 
 def test_the_command_refuses_bad_input(tmp_path, reviews, capsys):

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from torchsru.data import TextData, byte_corpus
+from torchsru.data import DataError, TextData, byte_corpus
 from torchsru.models import LanguageModel, LanguageModelConfig
 from torchsru.train import RunError, Training
 from torchsru.train import loop as module
@@ -414,6 +414,20 @@ def test_a_stop_right_after_a_checkpoint_keeps_the_one_before_it(tmp_path, step,
     with pytest.raises(NotFinite, match=f"there is {' and '.join(names)}. Try "):
         go(tmp_path, replace(TRAINING, checkpoints=12), task=breaking("loss", [step]))
     assert kept(tmp_path) == names
+
+
+def test_data_that_can_not_be_read_any_more_leave_what_is_saved_and_say_so(tmp_path):
+    task = make_task()
+
+    def gone(step):
+        if step == 8:
+            raise DataError("a file is gone")
+        return honest(step)
+
+    honest, task.batch = task.batch, gone
+    with pytest.raises(DataError, match="a file is gone; step-000000006 is the newest checkpoint"):
+        go(tmp_path, task=task)
+    assert go(tmp_path, resume=True)["steps"] == 12
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])

@@ -5,6 +5,8 @@ stopped by Ctrl-C. `doctor` and `bench --help` need only torch; training needs t
 """
 
 import importlib
+import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +49,8 @@ class Refused(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: the process's own); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdin is None:  # closed, as by `<&-`: there is nothing in it
+        sys.stdin = open(os.devnull)  # noqa: SIM115  for as long as the process lives
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def refuse(why: str) -> int:
     """Say why on one line of stderr; returns the exit code."""
-    print("torchsru: " + " ".join(why.split()), file=sys.stderr)
+    print("torchsru: " + re.sub(r"\s*[\r\n]+\s*", " ", why.strip()), file=sys.stderr)
     return 2
 
 

@@ -71,14 +71,19 @@ def count_samples(file: Path, rate: int, *, resample: bool = False) -> int:
 
 
 def check_audible(file: Path, rate: int, *, resample: bool = False) -> None:
-    """Raise DataError if the whole file is silent; reads as far as its first sound."""
+    """Raise DataError if the whole file is silent, or not finite where its first sound should be,
+    as far as which it is read."""
     try:
         with (
             open(file, "rb") as stream,
             opened(stream, repr(str(file)), rate, resample) as sound,
         ):
-            if all((abs(block) <= QUIET).all() for block in sound.blocks(1 << 16)):
-                raise DataError(f"{str(file)!r} is silent")
+            for block in sound.blocks(1 << 16):
+                if not torch.from_numpy(block).isfinite().all():
+                    raise DataError(f"{str(file)!r} holds samples that are not finite")
+                if (abs(block) > QUIET).any():
+                    return
+            raise DataError(f"{str(file)!r} is silent")
     except OSError as error:
         raise unreadable(file, error) from error
 
@@ -93,6 +98,9 @@ def opened(stream: BinaryIO, name: str, rate: int, resample: bool) -> Iterator[A
     """A soundfile.SoundFile whose header is as it must be. Raises DataError."""
     import soundfile
 
+    if not stream.read(1):
+        raise DataError(f"{name} is empty")
+    stream.seek(0)
     try:
         with soundfile.SoundFile(stream) as sound:
             if sound.channels != 1:
@@ -107,8 +115,11 @@ def opened(stream: BinaryIO, name: str, rate: int, resample: bool) -> Iterator[A
                     "resample converts it"
                 )
             yield sound
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless, by its suffix
-        raise DataError(f"{name} can't be read as sound: {error}") from error
+    except TypeError as error:  # headerless, by its suffix
+        raise DataError(f"{name} can't be read as sound: it states no rate") from error
+    except soundfile.SoundFileError as error:
+        said = getattr(error, "error_string", error)  # without the stream's address in memory
+        raise DataError(f"{name} can't be read as sound: {said}") from error
 
 
 def to_int16(samples: Tensor) -> Tensor:

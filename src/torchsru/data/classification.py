@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 from torchsru.data.files import read
-from torchsru.data.texts import DataError
+from torchsru.data.texts import DataError, check_no_half_pair
 
 Source = Literal["cr", "subj", "mr", "mpqa", "trec", "sst", "sst-fine", "lines", "table"]
 
@@ -300,7 +300,8 @@ def decode(content: bytes) -> str:
 
 def read_table(file: Path, label_column: str, text_column: str) -> list[Labelled]:
     """The rows of a .csv, .tsv or .jsonl file. Raises DataError naming file and line."""
-    rows = read_json_lines(file) if file.suffix in (".jsonl", ".json") else read_separated(file)
+    is_json = file.suffix.lower() in (".jsonl", ".json")
+    rows = read_json_lines(file) if is_json else read_separated(file)
     found = []
     for number, row in rows:
         where = f"{str(file)!r} line {number}"
@@ -310,6 +311,8 @@ def read_table(file: Path, label_column: str, text_column: str) -> list[Labelled
             if row[column] is None or not str(row[column]).strip():
                 raise DataError(f"{where}: column {column!r} is empty")
         label, text = (str(row[column]).strip() for column in (label_column, text_column))
+        check_no_half_pair(label, f"{where}: column {label_column!r}")
+        check_no_half_pair(text, f"{where}: column {text_column!r}")
         found.append(Labelled(label, text, where))
     if not found:
         raise DataError(f"{str(file)!r} holds no rows")
@@ -329,13 +332,15 @@ def read_json_lines(file: Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_separated(file: Path) -> Iterator[tuple[int, dict]]:
-    """(line, row) of each row; a row may span lines inside quotes. Raises DataError naming a bad
-    line, an empty one among them."""
-    if file.suffix not in (".csv", ".tsv"):
+    """(line, row) of each row; of .csv a row may span lines inside quotes, in .tsv a quotation mark
+    is a character as any other. Raises DataError naming a bad line, an empty one among them."""
+    if (suffix := file.suffix.lower()) not in (".csv", ".tsv"):
         raise DataError(f"{str(file)!r} must end in .csv, .tsv or .jsonl to be read as a table")
     lines = (line + "\n" for line in lines_of(file))
-    delimiter = "\t" if file.suffix == ".tsv" else ","
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    if suffix == ".tsv":
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, strict=True)
     try:
         names = next(reader, [])
         for row in reader:

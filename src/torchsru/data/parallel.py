@@ -116,9 +116,9 @@ class TranslationData:
         ):
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 <= self.eval_length_penalty < float("inf"):
+        if not 0 <= self.eval_length_penalty <= 10:
             raise ValueError(
-                f"eval_length_penalty must be at least 0, got {self.eval_length_penalty}"
+                f"eval_length_penalty must lie in [0, 10], got {self.eval_length_penalty}"
             )
         if len(set(self.languages)) != 2:
             raise ValueError(f"languages must be two, got {self.languages}")

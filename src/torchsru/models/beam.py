@@ -23,6 +23,8 @@ from torch import Tensor
 
 from torchsru.nn.state import reorder
 
+STRONGEST = 10.0  # length penalty, far above what helps; powers stay within a float's range
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -31,7 +33,7 @@ class Search:
     beam: int = 5
     """K, hypotheses that are kept of each sentence; 1: greedy decoding."""
     length_penalty: float = 0.6
-    """alpha; 0: long translations are at a disadvantage."""
+    """alpha, 0 to 10; 0: long translations are at a disadvantage."""
     extra: int = 50
     """Symbols that a translation may have more than its source."""
     wanted: int = 1
@@ -41,8 +43,10 @@ class Search:
         for name in ("beam", "extra", "wanted"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.length_penalty < float("inf"):
-            raise ValueError(f"length_penalty must be at least 0, got {self.length_penalty}")
+        if not 0 <= self.length_penalty <= STRONGEST:
+            raise ValueError(
+                f"length_penalty must lie in [0, {STRONGEST}], got {self.length_penalty}"
+            )
         if self.wanted > self.beam:
             raise ValueError(f"wanted must be at most beam = {self.beam}, got {self.wanted}")
 

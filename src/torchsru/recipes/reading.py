@@ -165,7 +165,8 @@ def by_frequency(sides: Mapping[str, Iterable[Paragraph]]) -> list[str]:
 
 
 class Found(NamedTuple):
-    """An answer: text[start : end] of the context, and its probability among all spans."""
+    """An answer: text[start : end] of the context, and the probability that it begins there times
+    that that it ends there."""
 
     text: str
     start: int

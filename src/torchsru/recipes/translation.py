@@ -86,6 +86,7 @@ class TranslationRecipe(Recipe):
             texts,
             Search(beam=data.eval_beam, length_penalty=data.eval_length_penalty),
             data.eval_batch,
+            "translating",
         )
         seconds = time.perf_counter() - started
         scores = scores_of([best[0].text for best in found], references)
@@ -184,7 +185,11 @@ class TextTranslator:
         self.model = make_fabric(run.recipe.training, alone=True).setup(model.eval())
 
     def translate(
-        self, texts: Sequence[str], search: Search | None = None, batch: int | None = None
+        self,
+        texts: Sequence[str],
+        search: Search | None = None,
+        batch: int | None = None,
+        doing: str = "",
     ) -> list[list[Translated]]:
         """Of each text the translations wanted, the best first.
 
@@ -192,13 +197,14 @@ class TextTranslator:
             texts: a sentence each; of one without a word the translation is empty.
             search: how; the recipe's if None.
             batch: subwords at once; the recipe's if None.
+            doing: shown beside a progress bar; without it there is none.
         """
         data = self.run.recipe.data
         if search is None:
             search = Search(beam=data.eval_beam, length_penalty=data.eval_length_penalty)
         ids = self.subwords.encode(texts)
         some = [line for line in ids if line]
-        found = iter(translate(self.model, some, search, batch or data.eval_batch))
+        found = iter(translate(self.model, some, search, batch or data.eval_batch, doing))
         return [
             [self._as_text(h) for h in next(found)] if line else [Translated("", 0.0, 0.0, 0)]
             for line in ids

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
+from torchsru.data.texts import DataError
 from torchsru.nn.state import detach
 from torchsru.train import environment
 from torchsru.train.checkpoint import (
@@ -455,11 +456,11 @@ def keep_record(
 
 @contextmanager
 def naming_newest(folder: Path) -> Iterator[None]:
-    """Add to a RunError of the block what is saved."""
+    """Add to an error of the block, in the run's folder or in the data, what is saved."""
     try:
         yield
-    except RunError as error:
-        raise RunError(f"{error}; {newest(folder)}") from error
+    except (RunError, DataError) as error:
+        raise type(error)(f"{error}; {newest(folder)}") from error
 
 
 def newest(folder: Path) -> str:

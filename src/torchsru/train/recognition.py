@@ -71,6 +71,8 @@ class Recognition:
     def __init__(
         self, speech: Speech, alphabet: Alphabet, *, batch: int, eval_batch: int, seed: int
     ):
+        import rapidfuzz  # noqa: F401  what is missing is told before the first evaluation
+
         self.speech, self.alphabet, self.content = speech, alphabet, speech.content
         self.eval_batch = eval_batch
         self._train = lru_cache(maxsize=1)(speech.train)  # the pass that batches are taken from
