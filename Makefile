@@ -88,18 +88,19 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_TESTS ?= tests/ops/test_triton.py -k 'not registers'
 ROWS ?= results/local/gpu.jsonl
 .PHONY: gpu
-gpu: export PYTHONPATH := $(CURDIR)/src
+gpu: export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu:  ## Needs a GPU: kernels against float64, then the benchmark, in 9 minutes, with the machine's own PyTorch
 	@$(GPU_PYTHON) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu needs a CUDA or ROCm GPU that torch " + torch.__version__ + " can use; it finds none")'
 	@if command -v cmake >/dev/null; then timeout 60 bash -c "cmake -S . -B build/gpu \
 		-DCMAKE_BUILD_TYPE=Release && cmake --build build/gpu -j && \
 		cmake --install build/gpu --prefix src" >/dev/null || echo "the C++ part was not built"; fi
-	@status=0; \
+	@status=0; begun=$$(date +%s); \
 	workers=$$($(GPU_PYTHON) -c 'import importlib.util as u; print("-n 12" * bool(u.find_spec("xdist")))'); \
 	echo "kernels against float64: pytest $(GPU_TESTS)"; \
-	timeout 200 $(GPU_PYTHON) -m pytest -q $$workers $(GPU_TESTS) $(ARGS) || status=$$?; \
+	timeout -s INT -k 10 200 $(GPU_PYTHON) -m pytest -q --tb=short --durations=8 $$workers \
+		$(GPU_TESTS) $(ARGS) || status=$$?; \
 	echo "benchmark: torchsru bench --device cuda; rows: $(ROWS)"; \
-	$(GPU_PYTHON) -m torchsru.bench --device cuda --limit 265 --out $(ROWS) \
+	$(GPU_PYTHON) -m torchsru.bench --device cuda --limit $$((begun + 450 - $$(date +%s))) --out $(ROWS) \
 		$(if $(COMMIT),--commit $(COMMIT)) || status=$$?; \
 	exit $$status
 

@@ -136,6 +136,8 @@ def test_one_that_fails_is_left_out_but_ours_may_not(monkeypatch):
     bad = cases.GRU
     measured = run_case(case, Setting("cpu", 1), 0.0, ABOUT)
     assert measured.left_out[cases.GRU] == "RuntimeError: CUDA out of memory"
+    assert not measured.broken
+    assert run_case(replace(case, graph=True), Setting("cpu", 1), 0.0, ABOUT).broken
     assert cases.LSTM in {row.variant for row in measured.rows}
     assert all(row.floor_s is None for row in measured.rows)  # no ceilings were measured
     bad = cases.SRU

@@ -157,11 +157,11 @@ def test_what_newton_leaves_is_computed_in_turn(iterations, monkeypatch):
 @runs
 def test_a_wrong_first_state_is_not_taken_for_solved(monkeypatch):
     """The tolerance of the kernel that tests them: with a large one the answer is wrong."""
-    from torchsru.ops.sru import triton_kernels
+    from torchsru.ops.sru import triton as launchers
 
     case = SruCase(shape=(30, 1, 3), v="wide")
     check(SRU["triton_parallel"], case)
-    monkeypatch.setattr(triton_kernels, "_TOLERANCE", triton.language.constexpr(1e15))
+    monkeypatch.setattr(launchers, "TOLERANCE", 1e15)
     with pytest.raises(AssertionError, match="roundings off"):
         check(SRU["triton_parallel"], case)
 
@@ -492,12 +492,84 @@ def test_a_layer_on_the_gpu_takes_triton():
     torch.testing.assert_close(got.cpu(), expected, rtol=1e-3, atol=1e-3)
 
 
+# ---- at the size of a model, on a GPU ------------------------------------------------------------
+
+
+def at_size(shape, dtype, backend, device):
+    """Outputs and gradients of a run, the same inputs wherever it runs."""
+    L, B, d = shape
+    drawn = torch.Generator().manual_seed(0)
+
+    def random(*size, scale=1.0):
+        return torch.randn(size, generator=drawn).mul(scale).to(device, dtype)
+
+    u, x, c0 = random(L, B, 3, d), random(L, B, d), random(B, d)
+    v, b = random(2, d, scale=0.3), random(2, d)
+    leaves = [t.requires_grad_() for t in (u, x, v, b, c0)]
+    h, c = ops.sru_recurrence(u, x, v, b, c0, backend=backend)
+    weight = torch.linspace(-1, 1, d, device=device, dtype=dtype)
+    grads = torch.autograd.grad((h * weight).sum() + (c * weight).sum(), leaves)
+    return [h.detach(), c.detach(), *grads]
+
+
+def assert_alike(found, expected, dtype):
+    """Relative to the largest: to rounding what is stored, and to a random walk of as many errors as
+    there are steps, for what adds up over them."""
+    walk = 64 + 4 * found[0].shape[0] ** 0.5
+    few = 2 * torch.finfo(dtype).eps + walk * torch.finfo(torch.float32).eps
+    for got, wanted in zip(found, expected, strict=True):
+        assert got.isfinite().all()
+        off = (got.double() - wanted.double()).abs().max() / wanted.double().abs().max()
+        assert off <= few, f"{off:.1e} of the largest, more than {few:.1e}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("way", "shape"), [("triton", (1024, 32, 1024)), (WAYS[1], (65536, 1, 512))]
+)
+def test_at_the_size_of_a_model(way, shape, dtype):
+    """Many programs at once: the same as the pure-PyTorch path or the other kernels, and the same
+    bits twice."""
+    found = at_size(shape, dtype, way, "cuda")
+    other = "torch" if way == "triton" else "triton"
+    assert_alike(found, at_size(shape, dtype, other, "cuda"), dtype)
+    again = at_size(shape, dtype, way, "cuda")
+    assert all(torch.equal(*pair) for pair in zip(found, again, strict=True))
+
+
+def test_the_check_at_size_can_fail():
+    found = at_size((6, 2, 5), torch.float32, "torch", "cpu")
+    assert_alike(found, at_size((6, 2, 5), torch.float64, "reference", "cpu"), torch.float32)
+    found[2] = found[2] * (1 + 1e-4)
+    with pytest.raises(AssertionError, match="more than"):
+        assert_alike(found, at_size((6, 2, 5), torch.float32, "torch", "cpu"), torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", WAYS)
+def test_more_than_2_to_the_31_elements(way):
+    """Offsets are of 64 bits; channels don't see each other, so that a few tell of all."""
+    if torch.cuda.mem_get_info()[0] < 40 * 2**30:
+        pytest.skip("needs 40 GiB of a GPU's free memory")
+    L, B, d = 1500, 512, 1024
+    u = torch.randn(L, B, 3, d, device="cuda", dtype=torch.bfloat16)
+    assert u.numel() > 2**31
+    h, c = ops.sru_recurrence(u, backend=way)
+    rows, few = [0, B - 1], [0, 1, d // 2, d - 2, d - 1]
+    part = u[:, rows][..., few].float()
+    h_few, c_few = ops.sru_recurrence(part, backend="torch")
+    for got, wanted in ((h, h_few), (c[None], c_few[None])):
+        torch.testing.assert_close(got[:, rows][..., few].float(), wanted, rtol=2**-7, atol=2**-8)
+
+
 # ---- compiled for GPUs that are not there --------------------------------------------------------
+
 
 BASE = {
     "DOUBLE": False, "K": 3, "HAS_X": True, "V": 1, "HAS_B": True, "HAS_C0": True, "MASK": False,
     "DOCUMENTS": False, "OUT_MASK": False, "DIRECTIONS": 1, "TANH": False, "CONTRACTIVE": False,
-    "ALPHA": 1.7,
+    "ALPHA": 1.7, "TOLERANCE": 4,
 }  # fmt: skip
 FULL = BASE | {
     "K": 4, "HAS_X": False, "V": 2, "MASK": True, "OUT_MASK": True, "DIRECTIONS": 2, "TANH": True,

@@ -93,6 +93,7 @@ class Contest:
         self.clock = clock
         self.where = Where(getattr(torch, case.dtype), setting.device)
         self.left_out: dict[str, str] = {}
+        self.broken = False  # by one of them: a capture that failed may have left traces
         self._variants: list[Variant] = []
 
     @property
@@ -137,6 +138,7 @@ class Contest:
             if self.setting.device == "cuda":
                 torch.cuda.synchronize()  # raises where the GPU itself has failed
             words = (str(error).splitlines() or [""])[0]
+            self.broken |= self.case.graph and not isinstance(error, BenchError)
             kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
             self.left_out[name] = kind + words
             return

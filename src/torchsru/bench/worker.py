@@ -45,6 +45,8 @@ class Measured:
 
     rows: list[Row]
     left_out: dict[str, str] = field(default_factory=dict)
+    broken: bool = False
+    """Whether a process of its own should run the next case."""
 
 
 def run_case(
@@ -80,7 +82,7 @@ def run_case(
         finally:
             contest.close()
     rows = make_rows(case, contest.variants, samples, about, busy)
-    return Measured(rows, contest.left_out)
+    return Measured(rows, contest.left_out, contest.broken)
 
 
 class Worker:
@@ -220,7 +222,7 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if setting.device == "cuda":
         torch.cuda.empty_cache()
     rows = [json.loads(row.to_json()) for row in measured.rows]
-    return {"rows": rows, "left_out": measured.left_out}, True
+    return {"rows": rows, "left_out": measured.left_out}, not measured.broken
 
 
 def _main() -> None:

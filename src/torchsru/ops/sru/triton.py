@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchsru.ops._dtypes import state_dtype
-from torchsru.ops._parallel import ITERATIONS
+from torchsru.ops._parallel import ITERATIONS, TOLERANCE
 from torchsru.ops._triton import Launch, Tiles, check_bounds, contiguous, run
 from torchsru.ops._triton_chunks import first_states, maps, wrap
 from torchsru.ops._triton_kernels import MAPS, STEPS, WHOLE
@@ -105,7 +105,8 @@ def _solve(
         )  # fmt: skip
         wrap(triton_kernels.sru_newton, launch, tiles, 1)(
             c0, cu_seqlens, ends, slopes, scales, low, high, starts, solved,
-            L, R, D, launch.d, launch.length, HAS_C0=options["HAS_C0"], **chunks,
+            L, R, D, launch.d, launch.length, HAS_C0=options["HAS_C0"], TOLERANCE=TOLERANCE,
+            **chunks,
         )  # fmt: skip
     wrap(triton_kernels.sru_finish, launch, tiles, 1)(
         u, v, b, mask, cu_seqlens, solved, starts, *shape, **nonlinear, **forget

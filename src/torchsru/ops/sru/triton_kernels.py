@@ -19,7 +19,6 @@ Check      tests/ops/test_triton.py, in Triton's interpreter and on a GPU
 import triton
 import triton.language as tl
 
-from torchsru.ops._parallel import TOLERANCE
 from torchsru.ops._triton_kernels import (
     MAPS,
     STEPS,
@@ -33,7 +32,6 @@ from torchsru.ops._triton_kernels import (
 from torchsru.ops.sru.reference import CONTRACTIVE_BOUND
 
 _BOUND = tl.constexpr(CONTRACTIVE_BOUND)
-_TOLERANCE = tl.constexpr(TOLERANCE)
 _EPS32, _EPS64 = tl.constexpr(2.0**-23), tl.constexpr(2.0**-52)
 
 
@@ -256,7 +254,7 @@ def sru_newton(
     c0, bounds, ends, slopes, scales, low, high, starts, solved,
     L, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
-    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    TOLERANCE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """3. and 4. Count the solved chunks of every channel, and move the first states of the rest."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -275,7 +273,7 @@ def sru_newton(
         most = tl.maximum(most, tl.load(high + at, exists, 0))
         end = tl.load(ends + at, exists, 0)
         start = tl.load(starts + at_n, exists, 0)
-        near = tl.abs(start - end) <= _TOLERANCE * EPS * tl.load(scales + at, exists, 0)
+        near = tl.abs(start - end) <= TOLERANCE * EPS * tl.load(scales + at, exists, 0)
         count += tl.where(near & (count == n), 1, 0)
         moved = moved_by(end, tl.load(slopes + at, exists, 0), after - before)
         moved = tl.minimum(tl.maximum(moved, least), most)
