@@ -294,6 +294,11 @@ MADE: dict[str, tuple[str, TranslationRecipe]] = {
         5,
         position_wise="sru",
     ),
+    "wmt14-en-de-ssru": _wmt14(
+        "Transformer base with SSRU in place of the decoder's self-attention, on WMT14 en-de: 73M",
+        6,
+        autoregression="ssru",
+    ),
     "multi30k-transformer": _multi30k("Transformer, 3 layers, on Multi30k", 3, 512),
     "multi30k-sru": _multi30k(
         "Transformer with SRU in its feed-forward sub-layers, 2 layers, on Multi30k",
