@@ -21,6 +21,7 @@ from typing import Any
 from rows import (
     DOCS,
     Rows,
+    at_edge,
     best_of,
     command,
     curve,
@@ -178,18 +179,16 @@ def show() -> None:
         "s / epoch",
     ]
     headings.append("LSTM's / its")
-    most = max(lr for lr, _ in TRIALS)
-    edge = [NAMES[m] for m in MODELS if runs[m, "mr"][0]["lr"] == most]
+    tried = [lr for lr, _ in TRIALS]
+    edge = at_edge({NAMES[m]: (runs[m, "mr"][0]["lr"], tried) for m in MODELS})
     lines = [
         *table(headings, cells),
         "",
         f"Test accuracy in %, mean and standard deviation of {REPEATS} folds (TREC: seeds); over "
         "LSTM: mean and standard error of the differences fold by fold, of all sets. Rate "
         f"and dropout: the best of {len(TRIALS)} trials on a fold of {SETS[TUNED_ON]} that is not "
-        "tested on"
-        f"{' (the highest rate that was tried: ' + ', '.join(edge) + ')' if edge else ''}; "
-        "the ablations have those of SRU. Seconds: of an epoch of each of the four sets together, "
-        f"the median of {TIMES} measurements. {ROWS.about(times)}",
+        f"tested on{edge}; the ablations have those of SRU. Seconds: of an epoch of each of the "
+        f"four sets together, the median of {TIMES} measurements. {ROWS.about(times)}",
         "",
         "![Validation accuracy against seconds of training](../figures/classification.png)",
     ]

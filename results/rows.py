@@ -4,10 +4,10 @@ import hashlib
 import inspect
 import json
 import re
+import shutil
 import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -16,9 +16,12 @@ from typing import Any, TypeVar
 from torchsru.recipes import Recipe, to_json
 from torchsru.recipes.base import Run
 from torchsru.recipes.run import open_run, train
+from torchsru.train.folder import RECIPE
 from torchsru.train.log import read_log
+from torchsru.train.loop import Interrupted
 
 DOCS = Path(__file__).parents[1] / "docs"
+LOCAL = Path(__file__).with_name("local")  # what is not committed
 Item = TypeVar("Item")
 
 
@@ -117,11 +120,12 @@ def share(items: Sequence[Item], part: str) -> Sequence[Item]:
 
 @contextmanager
 def trained(name: str, recipe: Recipe) -> Iterator[tuple[dict[str, Any], Run]]:
-    """The numbers of a run of the recipe, and the run, which is removed at the end."""
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent, "run")
-        result = train(name, recipe, folder)
-        yield result, open_run(folder)
+    """The numbers of a run of the recipe, and the run, which is removed at the end. One that was
+    stopped, by Ctrl-C, goes on."""
+    folder = LOCAL / "runs" / identity(recipe)
+    result = train(name, recipe, folder, resume=(folder / RECIPE).exists())
+    yield result, open_run(folder)
+    shutil.rmtree(folder)
 
 
 def curve(folder: Path, number: str, by: str = "step") -> list[tuple[float, float]]:
@@ -131,7 +135,7 @@ def curve(folder: Path, number: str, by: str = "step") -> list[tuple[float, floa
 
 def command(actions: dict[str, Callable[..., None]]) -> None:
     """Run the action that the command line names, with what stands behind its name; "all": all of
-    them, in order, with what the first needs."""
+    them, in order, with what the first needs. Ctrl-C saves the run in the making."""
     steps = list(actions.values())
 
     def run_all(*arguments: str) -> None:
@@ -154,7 +158,11 @@ def command(actions: dict[str, Callable[..., None]]) -> None:
         inspect.signature(actions[name]).bind(*arguments)
     except (KeyError, TypeError):
         sys.exit(f"usage: python {sys.argv[0]} {' | '.join(usage)}")
-    actions[name](*arguments)
+    try:
+        actions[name](*arguments)
+    except Interrupted as stop:
+        print(f"{stop}; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 # -- pages -----------------------------------------------------------------------------------------
@@ -174,6 +182,16 @@ def table(headings: Sequence[str], cells: Iterable[Sequence[object]]) -> list[st
     """A table's lines."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in (headings, *cells)]
     return [lines[0], "|---" * len(headings) + "|", *lines[1:]]
+
+
+def at_edge(rates: Mapping[str, tuple[float, Sequence[float]]]) -> str:
+    """What to say in brackets of models whose best rate is the highest that was tried, or "".
+
+    Args:
+        rates: {a model's name: (its best rate, all that were tried)}.
+    """
+    found = [name for name, (best, tried) in rates.items() if best == max(tried)]
+    return f" (the highest that was tried: {'; '.join(found)})" if found else ""
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

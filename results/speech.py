@@ -22,6 +22,7 @@ from typing import Any
 from rows import (
     DOCS,
     Rows,
+    at_edge,
     best_of,
     command,
     curve,
@@ -142,14 +143,20 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
+def rates_of(task: str, model: str) -> list[float]:
+    """Those that are tried."""
+    usual = get_recipe(f"{find_task(task).prefix}-{model}").training.lr
+    return [factor * usual for factor in FACTORS]
+
+
 def tune(task: str, folder: str, part: str = "1/1") -> None:
     """Try as many learning rates for each model."""
-    prefix = find_task(task).prefix
+    models = find_task(task).models
     keys = [
         {"task": task, "kind": "tune", "model": m}
-        | {"lr": factor * get_recipe(f"{prefix}-{m}").training.lr, "speaker": TUNED_ON, "seed": 0}
-        for factor in FACTORS
-        for m in TASKS[task].models
+        | {"lr": rates_of(task, m)[i], "speaker": TUNED_ON, "seed": 0}
+        for i in range(len(FACTORS))
+        for m in models
     ]
     fill(keys, folder, part)
 
@@ -209,12 +216,13 @@ def show_task(name: str) -> bool:
     ]
     epochs = get_recipe(f"{task.prefix}-{min(runs)}").training.epochs
     assert epochs is not None
+    edge = at_edge({task.models[m][0]: (of[0]["lr"], rates_of(name, m)) for m, of in runs.items()})
     lines = [
         *table(["model", "parameters", "rate", *task.columns, "s / epoch"], cells),
         "",
         f"Mean and standard deviation over {len(SPEAKERS)} speakers that are tested on "
         f"({', '.join(SPEAKERS)}), {epochs} epochs; rate: the best of {len(FACTORS)} after half as "
-        f"many; seconds of an epoch, drawing and mixing its sound among them: the median of "
+        f"many{edge}; seconds of an epoch, drawing and mixing its sound among them: the median of "
         f"{TIMES}. "
         f"{ROWS.about(row for of in times.values() for row in of)}",
         "",

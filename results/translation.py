@@ -23,7 +23,9 @@ from typing import Any
 
 from rows import (
     DOCS,
+    LOCAL,
     Rows,
+    at_edge,
     best_of,
     command,
     curve,
@@ -51,7 +53,7 @@ TUNING_EPOCHS = 3
 REPEATS = 2
 BEAMS = (1, 5)
 TIMES, TIMED_SECONDS = 2, 30
-KEPT = ROWS.file.parent / "local" / "translation"  # runs of the first seed, a folder a model
+KEPT = LOCAL / "translation"  # runs of the first seed, a folder a model
 
 
 def recipe_of(model: str) -> TranslationRecipe:
@@ -101,11 +103,16 @@ def found(kind: str) -> list[dict]:
     return ROWS.current(recipe_for, "model", "lr", "seed", kind=kind)
 
 
+def rates_of(model: str) -> list[float]:
+    """Those that are tried."""
+    return [factor * recipe_of(model).training.lr for factor in FACTORS]
+
+
 def tune(folder: str, part: str = "1/1") -> None:
     """Try as many learning rates for each model."""
     keys = [
-        {"kind": "tune", "model": m, "lr": factor * recipe_of(m).training.lr, "seed": 0}
-        for factor in FACTORS
+        {"kind": "tune", "model": m, "lr": rates_of(m)[i], "seed": 0}
+        for i in range(len(FACTORS))
         for m in NAMES
     ]
     fill(keys, folder, part)
@@ -166,12 +173,13 @@ def show() -> None:
         *("model", "parameters", "rate", f"BLEU, beam {best}", f"chrF, beam {best}"),
         *("BLEU, greedy", "trained at", f"decoded at, beam {best}", "greedy"),
     ]
+    edge = at_edge({NAMES[m]: (of[0]["lr"], rates_of(m)) for m, of in runs.items()})
     lines = [
         *table(headings, cells),
         "",
         f"Test set of 2016, mean and standard deviation of {REPEATS} seeds; rate: the best of "
-        f"{len(FACTORS)}; speeds are subwords of the target per second, decoding in batches, the "
-        f"median of {TIMES} measurements. sacreBLEU `{of[0]['test'][best]['signature']}`. "
+        f"{len(FACTORS)}{edge}; speeds are subwords of the target per second, decoding in batches, "
+        f"the median of {TIMES} measurements. sacreBLEU `{of[0]['test'][best]['signature']}`. "
         f"{ROWS.about(row for some in times.values() for row in some)}",
         "",
         "![BLEU of held-out sentences against seconds of training](../figures/translation.png)",
