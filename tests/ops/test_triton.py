@@ -513,8 +513,8 @@ def at_size(shape, dtype, backend, device):
 
 
 def assert_alike(found, expected, dtype):
-    """Relative to the largest: to rounding what is stored, and to a random walk of as many errors as
-    there are steps, for what adds up over them."""
+    """Relative to the largest: to rounding what is stored, and, for what adds up over the steps, to
+    a random walk of as many errors."""
     walk = 64 + 4 * found[0].shape[0] ** 0.5
     few = 2 * torch.finfo(dtype).eps + walk * torch.finfo(torch.float32).eps
     for got, wanted in zip(found, expected, strict=True):
