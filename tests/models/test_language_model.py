@@ -266,7 +266,7 @@ def test_evaluation_may_remember_more():
     assert not torch.allclose(after[8:], before[8:])
     with pytest.raises(ValueError, match="memory_length must be at least 1, got 0"):
         model.memory_length = 0
-    with pytest.raises(ValueError, match="memory_length needs attention; 'lstm' has none"):
+    with pytest.raises(ValueError, match="memory_length needs attention; this 'lstm' has none"):
         make_model("lstm").memory_length = 8
 
 

@@ -95,6 +95,15 @@ def test_a_run_is_stopped_and_resumed(tmp_path, digits):
         train(NAME, other, tmp_path / "parts", resume=True)
 
 
+def test_words_between_digital_silence_are_heard(trained, tmp_path):
+    """As in a file from which the noise was cut: no sample of a pause is anything but 0."""
+    silence = torch.zeros(800)
+    parts = [p for d in (4, 1, 9) for p in (silence, spoken(d, 1))] + [silence]
+    samples = read_audio(write(tmp_path / "a.wav", torch.cat(parts)), RATE)
+    assert not samples[:800].any()
+    assert SpeechRecognizer(open_run(trained)).transcribe(samples) == "four one nine"
+
+
 @pytest.mark.parametrize("size", [160, 37, 1000, 10**6])
 def test_live_sound_gives_the_same_text(trained, phrase, size):
     """In pieces of 20 ms and of any other size."""

@@ -130,7 +130,7 @@ class RecognitionRecipe(Recipe):
         training = replace(
             self.training,
             lr=2e-2,
-            steps=240,
+            steps=240 if self.model.bidirectional else 640,  # what hears no future learns later
             epochs=None,
             evaluations=3,
             checkpoints=2,
