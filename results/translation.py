@@ -49,7 +49,7 @@ NAMES = {
     "ssru": "with SSRU in place of the decoder's self-attention, 3 layers",
 }
 FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
-TUNING_EPOCHS = 3
+TUNING_EPOCHS = 2
 REPEATS = 2
 BEAMS = (1, 5)
 TIMES, TIMED_SECONDS = 2, 30
