@@ -358,6 +358,20 @@ def check(
     assert not bad, f"{case}: {', '.join(bad)}; at most {UNITS} allowed"
 
 
+def third_derivatives(op: Callable[[Tensors], Tensor], tensors: Tensors) -> Sequence[Tensor]:
+    """Of a sum over an op's output and over its inputs: where these carry a graph, one that the op
+    lacks would pass for zero."""
+    inputs = [
+        t.requires_grad_() for t in tensors.values() if t is not None and t.is_floating_point()
+    ]
+    y = op(tensors).pow(3).sum() + sum(t.pow(4).sum() for t in inputs)
+    found: Sequence[Tensor] = ()
+    for _ in range(3):
+        found = torch.autograd.grad(y, inputs, create_graph=True)
+        y = torch.stack([t.pow(2).sum() for t in found]).sum()
+    return found
+
+
 def bits(t: Tensor) -> Tensor:
     """The tensor's bits: NaN equals NaN, and -0 is not 0."""
     integers = {8: torch.int64, 4: torch.int32, 2: torch.int16}

@@ -17,6 +17,7 @@ from tests.ops.helpers import (
     linear_recurrence,
     run,
     seeds_for,
+    third_derivatives,
 )
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -104,18 +105,12 @@ def test_gradcheck(case, backend):
 
 @pytest.mark.parametrize("backend", ALL)
 def test_third_derivatives_are_the_references(backend):
-    """Where another path carries a graph, a missing one would pass for zero."""
-    t = LinearCase().tensors()
-    inputs = [v.requires_grad_() for v in t.values() if v is not None and v.is_floating_point()]
-
-    def derivatives(backend):
-        y = call(LinearCase(), t, backend)[0].pow(3).sum() + sum(v.pow(4).sum() for v in inputs)
-        for _ in range(3):
-            found = torch.autograd.grad(y, inputs, create_graph=True)
-            y = sum(v.pow(2).sum() for v in found)
-        return found
-
-    torch.testing.assert_close(derivatives(backend), derivatives("reference"))
+    tensors = LinearCase().tensors()
+    ours, expected = (
+        third_derivatives(lambda t, name=name: call(LinearCase(), t, name)[0], tensors)
+        for name in (backend, "reference")
+    )
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -17,6 +17,7 @@ from tests.ops.helpers import (
     run,
     seeds_for,
     sru_recurrence,
+    third_derivatives,
 )
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -147,18 +148,12 @@ def test_gradcheck(case, backend):
 
 @pytest.mark.parametrize("backend", ALL)
 def test_third_derivatives_are_the_references(backend):
-    """Where another path carries a graph, a missing one would pass for zero."""
-    t = SruCase().tensors()
-    inputs = [v.requires_grad_() for v in t.values() if v is not None and v.is_floating_point()]
-
-    def derivatives(backend):
-        y = call(SruCase(), t, backend)[0].pow(3).sum() + sum(v.pow(4).sum() for v in inputs)
-        for _ in range(3):
-            found = torch.autograd.grad(y, inputs, create_graph=True)
-            y = sum(v.pow(2).sum() for v in found)
-        return found
-
-    torch.testing.assert_close(derivatives(backend), derivatives("reference"))
+    tensors = SruCase().tensors()
+    ours, expected = (
+        third_derivatives(lambda t, name=name: call(SruCase(), t, name)[0], tensors)
+        for name in (backend, "reference")
+    )
+    torch.testing.assert_close(ours, expected)
 
 
 def test_forward_mode_is_the_references():
