@@ -1,6 +1,6 @@
 """Translators on Multi30k, English to German: BLEU, chrF, speed of training and of decoding.
 
-    python results/translation.py tune FOLDER [PART]    three learning rates a model, one seed
+    python results/translation.py tune FOLDER [PART]    four learning rates a model, one seed
     python results/translation.py run FOLDER [PART]     two seeds a model at its rate
     python results/translation.py time FOLDER           half a minute of training, then the test
                                                         set, a model, twice
@@ -48,7 +48,7 @@ NAMES = {
     "sru": "with SRU in its feed-forward sub-layers, 2 layers",
     "ssru": "with SSRU in place of the decoder's self-attention, 3 layers",
 }
-FACTORS = (0.5, 1.0, 2.0)  # of the recipe's learning rate
+FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the recipe's learning rate
 TUNING_EPOCHS = 2
 REPEATS = 2
 BEAMS = (1, 5)
