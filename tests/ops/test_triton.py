@@ -236,8 +236,8 @@ def test_tiles_that_do_not_fit_are_passed_over(monkeypatch):
         if tiles.block > 64:
             raise OutOfResources(tiles.block, 64, "shared memory")
 
-    assert _triton._seconds(start, _triton.Tiles(128, 1, 1)) == float("inf")
-    assert _triton._seconds(start, _triton.Tiles(64, 1, 1)) < float("inf")
+    assert _triton._seconds(start, _triton.Tiles(128, 1, 1, 1)) == float("inf")
+    assert _triton._seconds(start, _triton.Tiles(64, 1, 1, 1)) < float("inf")
 
 
 @runs
@@ -247,7 +247,9 @@ def test_tuning_moves_no_bit(monkeypatch):
     plain = run(sru, t, case.options(), seeds, case.outputs)
     monkeypatch.setattr(_triton, "_tuning", True)
     monkeypatch.setattr(_triton, "_tuned", {})
-    monkeypatch.setattr(_triton, "CANDIDATES", (_triton.Tiles(32, 1, 1), _triton.Tiles(64, 2, 4)))
+    monkeypatch.setattr(
+        _triton, "CANDIDATES", (_triton.Tiles(32, 1, 1, 1), _triton.Tiles(64, 2, 3, 4))
+    )
     tuned = run(sru, t, case.options(), seeds, case.outputs)
     assert len(_triton._tuned) == 2  # forward and backward
     assert all(torch.equal(plain[name], tuned[name]) for name in plain)
@@ -579,7 +581,7 @@ ABSENT = {  # argument: the option that says whether it is there
     "x": "HAS_X", "b": "HAS_B", "c0": "HAS_C0", "mask": "MASK", "bounds": "DOCUMENTS",
     "out_mask": "OUT_MASK", "s0": "HAS_S0",
 }  # fmt: skip
-POINTERS = {"mask": "*i1", "bounds": "*i64", "solved": "*i32"}  # of one type always
+POINTERS = {"mask": "*i32", "bounds": "*i64", "solved": "*i32"}  # of one type always
 IN_INPUT_TYPE = {"u", "x", "h", "gh", "gu", "gx", "a", "gc", "ga", "gb"}
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 
@@ -593,7 +595,8 @@ def compile_kernel(kernel, dtype, target, options):
     constants = {n: v for n, v in options.items() if n in kernel.arg_names}
     stored = {"fp64": torch.float64, "fp32": torch.float32}.get(dtype, torch.bfloat16)
     tiles = _triton.Launch(2048, 512, 1, 64, stored, torch.device("cuda"), False).tiles()
-    constants |= {"BLOCK": tiles.block, "STAGES": tiles.stages, "DOUBLE": state == "fp64"}
+    constants |= {"BLOCK": tiles.block, "STAGES": tiles.stages, "UNROLL": tiles.unroll}
+    constants["DOUBLE"] = state == "fp64"
     linear = kernel.__name__.startswith("linear")
     signature = {}
     for name in kernel.arg_names:
@@ -657,3 +660,6 @@ def test_kernels_compile_and_keep_their_registers(target, dtype, options):
                 ahead = kernel is not sru.sru_finish or dtype != "fp64"
                 if target != "gfx942" and ahead:
                     assert "cp.async" in compiled.asm["ptx"], (kernel.__name__, PASS)
+                    # and no step waits for a load of its own, not even of its mask
+                    loop = compiled.asm["ttgir"].split("scf.for")[-1]
+                    assert "tt.load" not in loop, (kernel.__name__, PASS)

@@ -52,12 +52,13 @@ def has_memory(t: Tensor) -> bool:
 
 
 class Tiles(NamedTuple):
-    """Channels a program, warps a program, and steps whose loads are under way at once. They move
-    no result: channels do not meet."""
+    """Channels a program, warps a program, steps in one turn of the loop, and turns whose loads are
+    under way at once, the current one included. They move no result: channels do not meet."""
 
     block: int
     warps: int
     stages: int
+    unroll: int
 
     @property
     def options(self) -> dict[str, Any]:
@@ -65,16 +66,17 @@ class Tiles(NamedTuple):
         return {
             "BLOCK": self.block,
             "STAGES": self.stages,
+            "UNROLL": self.unroll,
             "num_warps": self.warps,
             "enable_fp_fusion": FP_FUSION,
         }
 
 
 CANDIDATES = tuple(
-    Tiles(block, warps, stages)
+    Tiles(block, warps, stages, unroll)
     for block in (64, 128, 256)
     for warps in (1, 2, 4)
-    for stages in (1, 4, 8)
+    for stages, unroll in ((1, 1), (8, 1), (5, 2), (3, 4))
 )
 
 
@@ -126,7 +128,7 @@ class Launch:
             block //= 2
         size = self.dtype.itemsize
         # eight-byte numbers need twice the registers, and more stages would spill them
-        return Tiles(block, max(1, block * min(4, size) // 128), 2 if size > 4 else 8)
+        return Tiles(block, max(1, block * min(4, size) // 128), 2 if size > 4 else 8, 1)
 
     def programs(self, block: int) -> int:
         """Programs for all channels, of one chunk."""
@@ -180,8 +182,12 @@ def _seconds(start: Callable[[Tiles], None], tiles: Tiles, repeats: int = 5) -> 
 
 
 def contiguous(tensors: Sequence[Tensor | None]) -> list[Any]:
-    """The tensors, copied where the kernels' layout needs it."""
-    return [None if t is None else t.contiguous() for t in tensors]
+    """The tensors, copied where the kernels' layout needs it: a mask, to four bytes a step."""
+    row_major = torch.contiguous_format
+    return [
+        t if t is None or t.dtype != torch.bool else t.to(torch.int32, memory_format=row_major)
+        for t in (None if t is None else t.contiguous() for t in tensors)
+    ]
 
 
 def check_bounds(cu_seqlens: Tensor, total: int) -> None:

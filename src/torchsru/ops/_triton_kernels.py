@@ -7,8 +7,9 @@ MAPS   parallel in time, first pass: a program finds what its chunk makes of a s
        much it scales any other: `ends` and `decays` [C, R, D]
 STEPS  second pass: the steps of WHOLE, each chunk from its own first state in `starts` [C, R, D]
 
-The addresses of all steps are known before, their arithmetic is not: `tl.range` with STAGES has the
-loads of the next steps under way while a step is computed.
+The addresses of all steps are known before, their arithmetic is not: `tl.range` has the loads of
+the next STAGES - 1 groups of UNROLL steps under way while a group is computed. At padding
+everything is computed and nothing of it kept: what stands there, even NaN, reaches nothing.
 """
 
 import triton
@@ -53,17 +54,28 @@ def chunk(r, steps, R, D, length, PASS: tl.constexpr):
 
 
 @triton.jit
-def locate(i, mirrored, first, backward, batch, B, mask, lane, d, MASK: tl.constexpr):
-    """A step's row t B + b, whether it is padding, and which channels are there to load: none at
-    padding, so that what stands there, even NaN, reaches nothing.
+def row_of(i, mirrored, first, backward, batch, B):
+    """A step's row t B + b.
 
     i, mirrored: the step's distance from the first, for a program that runs forward in time, and
     for one that runs backward."""
-    row = (first + tl.where(backward, mirrored, i)) * B + batch
-    if MASK:
-        padding = tl.load(mask + row) != 0
-        return row, padding, lane < tl.where(padding, 0, d)
-    return row, row < 0, lane < d
+    return (first + tl.where(backward, mirrored, i)) * B + batch
+
+
+@triton.jit
+def rows_apart(forward, B):
+    """From the row of a step to that of the next, for a program that runs forward in time or not.
+
+    Rows to store at are counted on by it: those to load from are known so many steps before that
+    keeping them would cost a register a step."""
+    return tl.where(forward, 1, -1).to(tl.int64) * B
+
+
+@triton.jit
+def load_padding(mask, row, lane):
+    """Whether a step is padding, at every channel: four bytes a channel, a load like the others, so
+    that it is under way as early as they are, and none of them waits for it."""
+    return tl.load(mask + row + lane * 0) != 0
 
 
 @triton.jit
@@ -91,7 +103,7 @@ def moved_by(end, slope, by):
 def chain(
     decays, ends, s0, starts, bounds, L, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_S0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
-    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Write the first state of every chunk: the one before it through the chunk's affine map."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -99,7 +111,7 @@ def chain(
     exists = lane < d
     s = load_row(s0, r, j, exists, D, S, HAS_S0, 0.0)
     tl.store(starts + r * D + j, s, exists)
-    for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES):
+    for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES, loop_unroll_factor=UNROLL):
         at = ((n - 1) * R + r) * D + j
         s = moved_by(tl.load(ends + at, exists, 0), tl.load(decays + at, exists, 0), s)
         tl.store(starts + (n * R + r) * D + j, s, exists)

@@ -23,10 +23,12 @@ from torchsru.ops._triton_kernels import (
     MAPS,
     STEPS,
     chunk,
+    load_padding,
     load_row,
-    locate,
     moved_by,
     place,
+    row_of,
+    rows_apart,
     times,
 )
 from torchsru.ops.sru.reference import CONTRACTIVE_BOUND
@@ -64,25 +66,25 @@ def tanh(z):
 
 @triton.jit
 def load_forget(
-    u, v, row, j, on, D, v_f, b_f, S: tl.constexpr, K: tl.constexpr, VARIES: tl.constexpr
+    u, v, row, j, exists, D, v_f, b_f, S: tl.constexpr, K: tl.constexpr, VARIES: tl.constexpr
 ):
     """The candidate, the forget gate's pre-activation with its bias, and its state weight."""
     at = row * K * D + j
-    z = tl.load(u + at, on, 0).to(S)
-    f_in = tl.load(u + at + D, on, 0).to(S) + b_f
+    z = tl.load(u + at, exists, 0).to(S)
+    f_in = tl.load(u + at + D, exists, 0).to(S) + b_f
     if VARIES:
-        v_f = tl.load(v + row * 2 * D + j, on, 0)
+        v_f = tl.load(v + row * 2 * D + j, exists, 0)
     return z, f_in, v_f
 
 
 @triton.jit
 def load_reset(
-    u, v, row, j, on, D, v_r, b_r, S: tl.constexpr, K: tl.constexpr, VARIES: tl.constexpr
+    u, v, row, j, exists, D, v_r, b_r, S: tl.constexpr, K: tl.constexpr, VARIES: tl.constexpr
 ):
     """The reset gate's pre-activation with its bias, and its state weight."""
-    r_in = tl.load(u + row * K * D + 2 * D + j, on, 0).to(S) + b_r
+    r_in = tl.load(u + row * K * D + 2 * D + j, exists, 0).to(S) + b_r
     if VARIES:
-        v_r = tl.load(v + row * 2 * D + D + j, on, 0)
+        v_r = tl.load(v + row * 2 * D + D + j, exists, 0)
     return r_in, v_r
 
 
@@ -107,20 +109,20 @@ def slope(c, z, f, s, v_f, CONTRACTIVE: tl.constexpr):
 
 
 @triton.jit
-def load_highway(u, x, row, j, on, D, S: tl.constexpr, K: tl.constexpr, HAS_X: tl.constexpr):
+def load_highway(u, x, row, j, exists, D, S: tl.constexpr, K: tl.constexpr, HAS_X: tl.constexpr):
     """The highway input of one step, before scaling; zero if there is none."""
     if K == 4:
-        return tl.load(u + row * 4 * D + 3 * D + j, on, 0).to(S)
+        return tl.load(u + row * 4 * D + 3 * D + j, exists, 0).to(S)
     if HAS_X:
-        return tl.load(x + row * D + j, on, 0).to(S)
+        return tl.load(x + row * D + j, exists, 0).to(S)
     return tl.zeros(j.shape, S)
 
 
 @triton.jit
-def load_weights(w, j, on, D, S: tl.constexpr, PRESENT: tl.constexpr):
+def load_weights(w, j, exists, D, S: tl.constexpr, PRESENT: tl.constexpr):
     """Both rows of v or b [2, D]; zero if absent."""
     if PRESENT:
-        return tl.load(w + j, on, 0), tl.load(w + D + j, on, 0)
+        return tl.load(w + j, exists, 0), tl.load(w + D + j, exists, 0)
     return tl.zeros(j.shape, S), tl.zeros(j.shape, S)
 
 
@@ -134,6 +136,7 @@ def sru_forward(
     OUT_MASK: tl.constexpr, DIRECTIONS: tl.constexpr, TANH: tl.constexpr,
     CONTRACTIVE: tl.constexpr, ALPHA: tl.constexpr,
     PASS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Write h [L, B, D], c_last [R, D] and, if KEEP, c of every step. PASS: WHOLE or STEPS.
 
@@ -148,10 +151,13 @@ def sru_forward(
     m = load_row(out_mask, r, j, exists, D, S, OUT_MASK, 1.0)
     v_f, v_r = load_weights(v, j, exists, D, S, V == 1)
     b_f, b_r = load_weights(b, j, exists, D, S, HAS_B)
-    for i in tl.range(begin, end, num_stages=STAGES):
-        row, padding, on = locate(i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK)
-        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
-        r_in, vr = load_reset(u, v, row, j, on, D, v_r, b_r, S, K, V == 2)
+    apart = rows_apart(backward == 0, B)
+    here = row_of(begin, steps - 1 - begin, first, backward, batch, B)
+    for i in tl.range(begin, end, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        row = row_of(i, steps - 1 - i, first, backward, batch, B)
+        padding = load_padding(mask, row, lane) if MASK else False
+        z, f_in, vf = load_forget(u, v, row, j, exists, D, v_f, b_f, S, K, V == 2)
+        r_in, vr = load_reset(u, v, row, j, exists, D, v_r, b_r, S, K, V == 2)
         f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
         gate = m * sigmoid(r_in + vr * c)  # (3) reads c_{t-1}
         c_new = f * c + (1.0 - f) * z  # (2)
@@ -161,12 +167,13 @@ def sru_forward(
             g = tanh(c_new)
         out = gate * g  # (4)
         if HAS_X or K == 4:
-            out += (1.0 - gate) * (ALPHA * load_highway(u, x, row, j, on, D, S, K, HAS_X))
+            out += (1.0 - gate) * (ALPHA * load_highway(u, x, row, j, exists, D, S, K, HAS_X))
         if MASK:
             out = tl.where(padding, 0.0, out)
-        tl.store(h + row * D + j, out.to(h.dtype.element_ty), exists)
+        tl.store(h + here * D + j, out.to(h.dtype.element_ty), exists)
         if KEEP:
-            tl.store(c_steps + row * D + j, c, exists)
+            tl.store(c_steps + here * D + j, c, exists)
+        here += apart
     tl.store(c_last + r * D + j, c, lane < tl.where(n == chunks - 1, d, 0))
 
 
@@ -180,6 +187,7 @@ def sru_guess(
     L, B, R, D, d, length,
     DOUBLE: tl.constexpr, K: tl.constexpr, HAS_B: tl.constexpr, MASK: tl.constexpr,
     DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """1. Write the affine map of every chunk with v = 0, and the hull of its candidates."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -189,12 +197,13 @@ def sru_guess(
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c, decay = tl.zeros(j.shape, S), tl.full(j.shape, 1.0, S)
     least, most = tl.full(j.shape, float("inf"), S), tl.full(j.shape, float("-inf"), S)
-    for i in tl.range(begin, end, num_stages=STAGES):
-        row, padding, on = locate(i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK)
-        z, f_in, _ = load_forget(u, u, row, j, on, D, b_f, b_f, S, K, False)
+    for i in tl.range(begin, end, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        row = row_of(i, steps - 1 - i, first, backward, batch, B)
+        padding = load_padding(mask, row, lane) if MASK else False
+        z, f_in, _ = load_forget(u, u, row, j, exists, D, b_f, b_f, S, K, False)
         f = sigmoid(f_in)
-        if MASK:
-            f = tl.where(padding, 1.0, f)
+        if MASK:  # what leaves all three as they are
+            f, z = tl.where(padding, 1.0, f), tl.where(padding, c, z)
             least = tl.where(padding, least, tl.minimum(least, z))
             most = tl.where(padding, most, tl.maximum(most, z))
         else:
@@ -216,6 +225,7 @@ def sru_run(
     DOUBLE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_B: tl.constexpr,
     MASK: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
     CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """2. Run every chunk that is not solved in all of a block's channels."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -230,9 +240,10 @@ def sru_run(
     b_f, _ = load_weights(b, j, exists, D, S, HAS_B)
     c, product = tl.load(starts + at_chunk + j, run, 0), tl.full(j.shape, 1.0, S)
     scale = tl.abs(c)
-    for i in tl.range(begin, end, num_stages=STAGES):
-        row, padding, on = locate(i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK)
-        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
+    for i in tl.range(begin, end, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        row = row_of(i, steps - 1 - i, first, backward, batch, B)
+        padding = load_padding(mask, row, lane) if MASK else False
+        z, f_in, vf = load_forget(u, v, row, j, exists, D, v_f, b_f, S, K, V == 2)
         f, s, vf = forget(c, z, f_in, vf, CONTRACTIVE)
         _, J = slope(c, z, f, s, vf, CONTRACTIVE)
         c_new = f * c + (1.0 - f) * z
@@ -255,6 +266,7 @@ def sru_newton(
     L, R, D, d, length,
     DOUBLE: tl.constexpr, HAS_C0: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
     TOLERANCE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """3. and 4. Count the solved chunks of every channel, and move the first states of the rest."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -266,7 +278,7 @@ def sru_newton(
     before = least  # the chunk's first state, before and after it moves
     after = least
     count = tl.full(j.shape, 1, tl.int32)
-    for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES):
+    for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES, loop_unroll_factor=UNROLL):
         at = ((n - 1) * R + r) * D + j
         at_n = (n * R + r) * D + j  # R D alone would be of 32 bits
         least = tl.minimum(least, tl.load(low + at, exists, 0))
@@ -290,6 +302,7 @@ def sru_finish(
     DOUBLE: tl.constexpr, K: tl.constexpr, V: tl.constexpr, HAS_B: tl.constexpr,
     MASK: tl.constexpr, DOCUMENTS: tl.constexpr, DIRECTIONS: tl.constexpr,
     CONTRACTIVE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """5. Write the first states that are not solved, going through the steps in turn."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
@@ -306,10 +319,9 @@ def sru_finish(
         c = tl.where(n < count, tl.load(starts + at, exists, 0), c)
         tl.store(starts + at, c, exists)
         for i in tl.range(n * length, (n + 1) * length, num_stages=AHEAD):
-            row, padding, on = locate(
-                i, steps - 1 - i, first, backward, batch, B, mask, lane, d, MASK
-            )
-            z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
+            row = row_of(i, steps - 1 - i, first, backward, batch, B)
+            padding = load_padding(mask, row, lane) if MASK else False
+            z, f_in, vf = load_forget(u, v, row, j, exists, D, v_f, b_f, S, K, V == 2)
             f, _, _ = forget(c, z, f_in, vf, CONTRACTIVE)
             c_new = f * c + (1.0 - f) * z
             c = tl.where(padding, c, c_new) if MASK else c_new
@@ -327,6 +339,7 @@ def sru_backward(
     OUT_MASK: tl.constexpr, DIRECTIONS: tl.constexpr, TANH: tl.constexpr,
     CONTRACTIVE: tl.constexpr, ALPHA: tl.constexpr,
     HAS_GC: tl.constexpr, PASS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients; of v [2, D] and b the part of each chunk and row, sums [C, R, 4, D], and
     of out_mask that of each chunk, gm [C, R, D]. The state's gradient is a linear recurrence."""
@@ -344,17 +357,17 @@ def sru_backward(
     zero = tl.zeros(j.shape, S)
     decay = zero + 1.0
     sum_vf, sum_vr, sum_bf, sum_br, sum_m = zero, zero, zero, zero, zero
-    step = tl.where(backward, -1, 1).to(tl.int64) * B * D  # from c_{t-1} to c_t
-    c = zero
-    if begin < end:
-        t = first + tl.where(backward, begin, steps - 1 - begin)
-        c = tl.load(c_steps + (t * B + batch) * D + j, exists, 0)
-    for i in tl.range(begin, end, num_stages=STAGES):
-        row, padding, on = locate(steps - 1 - i, i, first, backward, batch, B, mask, lane, d, MASK)
-        earlier = lane < tl.where(i < steps - 1, d, 0)
-        c_prev = tl.where(earlier, tl.load(c_steps + row * D + j - step, earlier, 0), start)
-        z, f_in, vf = load_forget(u, v, row, j, on, D, v_f, b_f, S, K, V == 2)
-        r_in, vr = load_reset(u, v, row, j, on, D, v_r, b_r, S, K, V == 2)
+    apart = rows_apart(backward, B)  # from a step to the one before it
+    here = row_of(steps - 1 - begin, begin, first, backward, batch, B)
+    c = tl.load(c_steps + here * D + j, lane < tl.where(begin < end, d, 0), 0)
+    oldest = row_of(0, steps - 1, first, backward, batch, B)
+    for i in tl.range(begin, end, num_stages=STAGES, loop_unroll_factor=UNROLL):
+        row = row_of(steps - 1 - i, i, first, backward, batch, B)
+        padding = load_padding(mask, row, lane) if MASK else False
+        c_prev = tl.load(c_steps + (row + apart) * D + j, lane < tl.where(i < steps - 1, d, 0), 0)
+        c_prev = tl.where(here == oldest, start, c_prev)
+        z, f_in, vf = load_forget(u, v, row, j, exists, D, v_f, b_f, S, K, V == 2)
+        r_in, vr = load_reset(u, v, row, j, exists, D, v_r, b_r, S, K, V == 2)
         inside = tl.abs(vf) <= _BOUND if CONTRACTIVE else exists
         f, s, vf = forget(c_prev, z, f_in, vf, CONTRACTIVE)
         gate = sigmoid(r_in + vr * c_prev)
@@ -363,10 +376,10 @@ def sru_backward(
         if TANH:
             g = tanh(c)
             dg = 1.0 - g * g
-        gh_t = tl.load(gh + row * D + j, on, 0).to(S)
+        gh_t = tl.load(gh + row * D + j, exists, 0).to(S)
         way = g
         if HAS_X or K == 4:
-            way = g - ALPHA * load_highway(u, x, row, j, on, D, S, K, HAS_X)
+            way = g - ALPHA * load_highway(u, x, row, j, exists, D, S, K, HAS_X)
         gm_t = gh_t * way * gate
         gr = gm_t * m * (1.0 - gate)
         gc = gh_t * m * gate * dg + carried
@@ -392,7 +405,7 @@ def sru_backward(
         c = c_prev
 
         if PASS != MAPS:
-            at = gu + row * K * D + j
+            at = gu + here * K * D + j
             IO = gu.dtype.element_ty
             tl.store(at, gz.to(IO), exists)
             tl.store(at + D, gf.to(IO), exists)
@@ -400,10 +413,10 @@ def sru_backward(
             if K == 4:
                 tl.store(at + 3 * D, g_x.to(IO), exists)
             if HAS_X:
-                tl.store(gx + row * D + j, g_x.to(IO), exists)
+                tl.store(gx + here * D + j, g_x.to(IO), exists)
             if V == 2:
-                tl.store(gv + row * 2 * D + j, gv_f, exists)
-                tl.store(gv + row * 2 * D + D + j, gv_r, exists)
+                tl.store(gv + here * 2 * D + j, gv_f, exists)
+                tl.store(gv + here * 2 * D + D + j, gv_r, exists)
         if V == 1:
             sum_vf += gv_f
             sum_vr += gv_r
@@ -412,6 +425,7 @@ def sru_backward(
             sum_br += gr
         if OUT_MASK:
             sum_m += gm_t
+        here += apart
     if PASS == MAPS:
         tl.store(ends + at_chunk + j, carried, exists)
         tl.store(decays + at_chunk + j, decay, exists)
