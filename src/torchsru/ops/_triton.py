@@ -52,8 +52,8 @@ def has_memory(t: Tensor) -> bool:
 
 
 class Tiles(NamedTuple):
-    """Channels a program, warps a program, steps in one turn of the loop, and turns whose loads are
-    under way at once, the current one included. They move no result: channels do not meet."""
+    """Channels a program, warps a program, turns of the loop whose loads are under way at once, and
+    steps a turn. They move no result: channels do not meet."""
 
     block: int
     warps: int
@@ -183,10 +183,9 @@ def _seconds(start: Callable[[Tiles], None], tiles: Tiles, repeats: int = 5) -> 
 
 def contiguous(tensors: Sequence[Tensor | None]) -> list[Any]:
     """The tensors, copied where the kernels' layout needs it: a mask, to four bytes a step."""
-    row_major = torch.contiguous_format
     return [
-        t if t is None or t.dtype != torch.bool else t.to(torch.int32, memory_format=row_major)
-        for t in (None if t is None else t.contiguous() for t in tensors)
+        t if t is None else t.contiguous().int() if t.dtype == torch.bool else t.contiguous()
+        for t in tensors
     ]
 
 
