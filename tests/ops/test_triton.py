@@ -228,6 +228,20 @@ def test_a_dispatch_mode_sees_the_ops(grad):
     assert all(map(torch.equal, got, expected))
 
 
+def test_no_lane_is_idle_and_no_multiprocessor(monkeypatch):
+    """But where there are fewer channels than a warp of threads loads in four bytes each."""
+    monkeypatch.setattr(_triton, "LANES", 32)
+
+    def tiles(rows, d, dtype):
+        return _triton.Launch(rows, d, 1, 64, dtype, None, False).tiles()[:2]
+
+    assert tiles(4096, 32, torch.float32) == (32, 1)
+    assert tiles(4096, 32, torch.bfloat16) == (64, 1)
+    assert tiles(32, 512, torch.float32) == (32, 1)  # 512 programs
+    assert tiles(32, 2048, torch.float32) == (128, 4)  # as many
+    assert tiles(4096, 512, torch.float64) == (128, 4)
+
+
 @runs
 def test_tiles_that_do_not_fit_are_passed_over(monkeypatch):
     from triton.runtime.errors import OutOfResources

@@ -17,7 +17,8 @@ from torchsru.ops._parallel import cut, worth_while
 
 #: Programs enough to keep every multiprocessor of today's GPUs busy; below, blocks get narrower.
 PROGRAMS = 512
-LARGEST_BLOCK, SMALLEST_BLOCK = 128, 64
+LARGEST_BLOCK = 128
+LANES = 64 if torch.version.hip else 32  # threads a warp
 
 #: Whether a product and a sum may become one rounding: not, so that a step rounds alike wherever
 #: it stands. torch.compile's own backend decides for itself.
@@ -122,13 +123,14 @@ class Launch:
         """A fixed function of the shape; of d alone in a graph of any other sizes, which a choice
         would bind. On NVIDIA a thread must load four bytes: less can't be under way."""
         block, fixed = LARGEST_BLOCK, type(self.rows) is int and type(self.chunks) is int
-        while block > SMALLEST_BLOCK and (
+        size = self.dtype.itemsize
+        warp = LANES * max(1, 4 // size)
+        while block > warp and (
             block >= 2 * self.d or (fixed and self.programs(block) * self.chunks < PROGRAMS)
         ):
             block //= 2
-        size = self.dtype.itemsize
         # eight-byte numbers need twice the registers, and more stages would spill them
-        return Tiles(block, max(1, block * min(4, size) // 128), 2 if size > 4 else 8, 1)
+        return Tiles(block, block // warp, 2 if size > 4 else 8, 1)
 
     def programs(self, block: int) -> int:
         """Programs for all channels, of one chunk."""
