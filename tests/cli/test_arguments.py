@@ -66,3 +66,9 @@ def test_a_recipe_is_written_as_options(name):
     add_recipe_options(parser, type(base))
     assert recipe_from(base, parse(parser, options_of(recipe, base))) == recipe
     assert recipe_from(recipe, parse(parser, options_of(recipe, recipe))) == recipe
+
+
+def test_data_is_short_for_paths_where_there_are_paths():
+    assert given("python-bytes", "--data", "a", "b").data.paths == ("a", "b")
+    with pytest.raises(Refused, match="unrecognized arguments: --data a"):
+        parse(make_parser("bench", ""), ["--data", "a"])

@@ -96,8 +96,10 @@ def options_of(recipe: Recipe, base: Recipe) -> list[str]:
 
 def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     """Parse; unknown options and wrong types raise Refused instead of printing the usage."""
+    if any(PATHS in action.option_strings for action in parser._actions):
+        argv = [spelt_out(argument) for argument in argv]
     try:
-        return parser.parse_args([spelt_out(argument) for argument in argv])
+        return parser.parse_args(argv)
     except ArgumentError as error:
         # the parser puts "argument --count/--bytes: " before what `Number` says
         raise Refused(re.sub(r"^argument ([^/:]+)\S*: must ", r"\1 must ", str(error))) from error
