@@ -268,7 +268,8 @@ def sru_newton(
     TOLERANCE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
     UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """3. and 4. Count the solved chunks of every channel, and move the first states of the rest."""
+    """3. and 4. Count the solved chunks of every channel, and move the first states of the rest.
+    Nothing is left to do where all chunks of a block's channels were solved before."""
     S: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     EPS: tl.constexpr = _EPS64 if DOUBLE else _EPS32
     r, _, _, steps, _, j, lane = place(bounds, L, d, DIRECTIONS, DOCUMENTS, BLOCK)
@@ -278,7 +279,9 @@ def sru_newton(
     before = least  # the chunk's first state, before and after it moves
     after = least
     count = tl.full(j.shape, 1, tl.int32)
-    for n in tl.range(1, tl.cdiv(steps, length), num_stages=STAGES, loop_unroll_factor=UNROLL):
+    chunks = tl.cdiv(steps, length)
+    left = tl.min(tl.load(solved + r * D + j, exists, 2147483647), 0) < chunks
+    for n in tl.range(1, tl.where(left, chunks, 1), num_stages=STAGES, loop_unroll_factor=UNROLL):
         at = ((n - 1) * R + r) * D + j
         at_n = (n * R + r) * D + j  # R D alone would be of 32 bits
         least = tl.minimum(least, tl.load(low + at, exists, 0))
@@ -292,7 +295,7 @@ def sru_newton(
         before = start
         after = tl.where(count > n, start, moved)
         tl.store(starts + at_n, after, exists)
-    tl.store(solved + r * D + j, count, exists)
+    tl.store(solved + r * D + j, count, lane < tl.where(left, d, 0))
 
 
 @triton.jit
