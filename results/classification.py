@@ -20,6 +20,7 @@ from typing import Any
 
 from rows import (
     DOCS,
+    Reached,
     Rows,
     at_edge,
     best_of,
@@ -145,25 +146,46 @@ def time(folder: str) -> None:
     fill(keys, folder)
 
 
-def show() -> None:
-    """Write the newest rows into the page, and draw accuracy against seconds."""
-    runs: dict[tuple[str, str], list[dict]] = {}
+Cases = dict[tuple[str, str], Any]  # by model and set
+
+
+def measured() -> tuple[Cases, Cases, list[dict]]:
+    """The newest rows of runs by case, the seconds of an epoch by case, and the rows of those.
+    Exits where some are missing."""
+    runs: Cases = {}
     for row in found("run"):
         runs.setdefault((row["model"], row["set"]), []).append(row)
     times = found("time")
-    seconds: dict[tuple[str, str], list[float]] = {}
+    seconds: Cases = {}
     for row in times:
         seconds.setdefault((row["model"], row["set"]), []).append(row["seconds_an_epoch"])
     cases = [(model, source) for model in NAMES for source in SETS]
     if any(len(runs.get(case, ())) < REPEATS or case not in seconds for case in cases):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FOLDER` and `time FOLDER` come first")
-    took = {case: statistics.median(some) for case, some in seconds.items()}
+    return runs, {case: statistics.median(some) for case, some in seconds.items()}, times
+
+
+def accuracies(runs: Cases, model: str) -> list[list[float]]:
+    """In %, of each set's repeats."""
+    return [[100 * r["test_accuracy"] for r in runs[model, source]] for source in SETS]
+
+
+def reached(model: str) -> Reached:
+    """Mean accuracy of the sets in %, and seconds of an epoch of all."""
+    runs, took, _ = measured()
+    mean = statistics.mean(map(statistics.mean, accuracies(runs, model)))
+    return Reached(NAMES[model], mean, sum(took[model, source] for source in SETS))
+
+
+def show() -> None:
+    """Write the newest rows into the page, and draw accuracy against seconds."""
+    runs, took, times = measured()
     cells = []
+    of_lstm = reached("lstm").seconds
     for model, said in NAMES.items():
-        scores = [[100 * r["test_accuracy"] for r in runs[model, s]] for s in SETS]
-        mean = statistics.mean(map(statistics.mean, scores))
-        epoch = sum(took[model, s] for s in SETS)
-        faster = sum(took["lstm", s] for s in SETS) / epoch
+        scores = accuracies(runs, model)
+        _, mean, epoch = reached(model)
+        faster = of_lstm / epoch
         one = runs[model, "mr"][0]
         first = [said, f"{one['parameters']:,}", f"{one['lr']:g}", one["dropout"]]
         last = [f"{mean:.1f}", over_lstm(runs, model), f"{epoch:.1f}", f"{faster:.2f}"]
@@ -196,7 +218,7 @@ def show() -> None:
     draw(runs, took)
 
 
-def over_lstm(runs: dict[tuple[str, str], list[dict]], model: str) -> str:
+def over_lstm(runs: Cases, model: str) -> str:
     """By how much a model is better than LSTM, in points, with the standard error."""
     if model == "lstm":
         return ""
@@ -211,7 +233,7 @@ def over_lstm(runs: dict[tuple[str, str], list[dict]], model: str) -> str:
     return f"{statistics.mean(more):+.1f} ± {error:.1f}"
 
 
-def draw(runs: dict[tuple[str, str], list[dict]], took: dict[tuple[str, str], float]) -> None:
+def draw(runs: Cases, took: Cases) -> None:
     """Accuracy that chooses the model against seconds of training, the mean over repeats."""
     import matplotlib.pyplot as plt
 

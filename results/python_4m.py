@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rows import DOCS, Rows, command, curve, draw, mean_curve, put, table
+from rows import DOCS, Reached, Rows, command, curve, draw, mean_curve, put, table
 
 from torchsru.recipes.python_4m import MODELS
 
@@ -90,8 +90,8 @@ def run() -> None:
             train("run", model, best["lr"], best["unroll"], seed, 180)
 
 
-def show() -> None:
-    """Write the newest rows into the page, and draw the curves."""
+def measured() -> dict[str, list[dict]]:
+    """The newest rows by model. Exits where some are missing."""
     newest = ROWS.newest("said", "seed", kind="run")
     found = {
         model: [newest[said, seed] for seed in SEEDS if (said, seed) in newest]
@@ -99,6 +99,19 @@ def show() -> None:
     }
     if lacking := [model for model, runs in found.items() if len(runs) < len(SEEDS)]:
         sys.exit(f"{ROWS.file} lacks runs of {', '.join(lacking)}: `run` comes first")
+    return found
+
+
+def reached(model: str) -> Reached:
+    """Mean bits per byte, and seconds a byte of training."""
+    runs = measured()[model]
+    bits = statistics.mean(row["bits_per_byte"] for row in runs)
+    return Reached(label(model), bits, 1 / statistics.mean(r["bytes_per_second"] for r in runs))
+
+
+def show() -> None:
+    """Write the newest rows into the page, and draw the curves."""
+    found = measured()
     about = ROWS.about(row for runs in found.values() for row in runs)
     cells = []
     for model, runs in found.items():

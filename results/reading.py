@@ -25,7 +25,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import DOCS, Rows, at_edge, best_of, command, curve, draw, put, share, table, trained
+from rows import (
+    DOCS,
+    Reached,
+    Rows,
+    at_edge,
+    best_of,
+    command,
+    curve,
+    draw,
+    put,
+    share,
+    table,
+    trained,
+)
 
 from torchsru.data.words import GLOVE
 from torchsru.recipes import get_recipe
@@ -39,7 +52,7 @@ PAGE = DOCS / "tasks" / "reading.md"
 BASELINE = "lstm-3"
 FOLDS, EPOCHS, REPEATS = 5, 12, 3
 TESTED = range(FOLDS - 1)  # the last one is what the learning rates are judged on
-FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)  # of the recipe's learning rate, which is that of far more questions
+FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)  # of the recipe's rate, which is that of far more questions
 DROPOUT = {"embedding_dropout": 0.2, "dropout": 0.1}  # of all models, for the same reason
 RESAMPLED = 10_000
 
@@ -212,12 +225,26 @@ def intervals(scores: dict[str, dict]) -> Callable[[Callable[[dict], np.ndarray]
     return interval
 
 
-def show() -> None:
-    """Write the newest rows into the page, and draw F1 against seconds."""
+def measured() -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """The newest rows of runs and of times by model. Exits where some are missing."""
     runs = {m: [row for row in found("run") if row["model"] == m] for m in MODELS}
     times = {m: [row for row in found("time") if row["model"] == m] for m in MODELS}
     if any(len(of) < len(TESTED) for of in runs.values()) or not all(times.values()):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FILE` and `time FILE` come first")
+    return runs, times
+
+
+def reached(model: str) -> Reached:
+    """F1 of all questions in %, and seconds of an epoch."""
+    runs, times = measured()
+    f1 = statistics.mean(f1 for row in runs[model] for *_, f1 in row["scores"])
+    seconds = statistics.median(row["seconds"] for row in times[model])
+    return Reached(MODELS[model][0], 100 * f1, seconds)
+
+
+def show() -> None:
+    """Write the newest rows into the page, and draw F1 against seconds."""
+    runs, times = measured()
     scores = {
         m: {name: (article, em, f1) for row in of for article, name, em, f1 in row["scores"]}
         for m, of in runs.items()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torchsru.recipes import Recipe, to_json
 from torchsru.recipes.base import Run
@@ -23,6 +23,15 @@ from torchsru.train.loop import Interrupted
 DOCS = Path(__file__).parents[1] / "docs"
 LOCAL = Path(__file__).with_name("local")  # what is not committed
 Item = TypeVar("Item")
+
+
+class Reached(NamedTuple):
+    """What a model is, its score, and its seconds of a part of training that is the same for all
+    models of a task."""
+
+    said: str
+    score: float
+    seconds: float
 
 
 class Rows:

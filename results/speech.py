@@ -21,6 +21,7 @@ from typing import Any
 
 from rows import (
     DOCS,
+    Reached,
     Rows,
     at_edge,
     best_of,
@@ -196,14 +197,37 @@ def show() -> None:
         sys.exit(f"{ROWS.file} holds no runs of all models and speakers yet")
 
 
+def measured(name: str) -> tuple[dict[str, list[dict]], dict[str, list[dict]]] | None:
+    """The newest rows of runs and of times by model; None if some are missing."""
+    models = TASKS[name].models
+    runs = {m: found(name, "run", m) for m in models}
+    times = {m: found(name, "time", m) for m in models}
+    if any(len(of) < len(SPEAKERS) for of in runs.values()) or not all(times.values()):
+        return None
+    return runs, times
+
+
+def reached(name: str, model: str) -> Reached:
+    """The first of a task's columns, mean over speakers, and seconds of an epoch."""
+    if (rows := measured(name)) is None:
+        sys.exit(f"{ROWS.file} lacks runs or times of {name}")
+    task, (runs, times) = TASKS[name], rows
+    first = next(iter(task.columns.values()))
+    mean = statistics.mean(first(row["test"]) for row in runs[model])
+    return Reached(task.models[model][0], mean, an_epoch(times[model]))
+
+
+def an_epoch(times: list[dict]) -> float:
+    """Its seconds."""
+    return statistics.median(row["seconds"] for row in times)
+
+
 def show_task(name: str) -> bool:
     """The same of one task; False if there are not all rows of it."""
-    task = TASKS[name]
-    runs = {m: found(name, "run", m) for m in task.models}
-    times = {m: found(name, "time", m) for m in task.models}
-    if any(len(of) < len(SPEAKERS) for of in runs.values()) or not all(times.values()):
+    if (rows := measured(name)) is None:
         return False
-    took = {m: statistics.median(row["seconds"] for row in of) for m, of in times.items()}
+    task, (runs, times) = TASKS[name], rows
+    took = {m: an_epoch(of) for m, of in times.items()}
     cells = [
         [
             task.models[model][0],

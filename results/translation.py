@@ -24,6 +24,7 @@ from typing import Any
 from rows import (
     DOCS,
     LOCAL,
+    Reached,
     Rows,
     at_edge,
     best_of,
@@ -144,12 +145,30 @@ def time(folder: str) -> None:
     fill(keys, folder)
 
 
-def show() -> None:
-    """Write the newest rows into the page, and draw BLEU against seconds."""
+def measured() -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """The newest rows of runs and of times by model. Exits where some are missing."""
     runs = {m: [row for row in found("run") if row["model"] == m] for m in NAMES}
     times = {m: [row for row in found("time") if row["model"] == m] for m in NAMES}
     if any(len(of) < REPEATS for of in runs.values()) or not all(times.values()):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FOLDER` and `time FOLDER` come first")
+    return runs, times
+
+
+def reached(model: str) -> Reached:
+    """BLEU of the widest beam, and seconds of a training step, which are as many as the others'."""
+    runs, times = measured()
+    bleu = statistics.mean(row["test"][str(max(BEAMS))]["bleu"] for row in runs[model])
+    return Reached(NAMES[model], bleu, a_step(times[model]))
+
+
+def a_step(times: list[dict]) -> float:
+    """Seconds of a training step."""
+    return statistics.median(row["seconds"] / row["steps"] for row in times)
+
+
+def show() -> None:
+    """Write the newest rows into the page, and draw BLEU against seconds."""
+    runs, times = measured()
     greedy, best = map(str, BEAMS)
     cells = []
     for model, of in runs.items():
@@ -185,13 +204,12 @@ def show() -> None:
         "![BLEU of held-out sentences against seconds of training](../figures/translation.png)",
     ]
     put(PAGE, "table", lines)
-    a_step = {
-        m: statistics.median(row["seconds"] / row["steps"] for row in of) for m, of in times.items()
-    }
     draw(
         "translation.png",
         {
-            NAMES[m]: [[(a_step[m] * step, bleu) for step, bleu in row["curve"]] for row in of]
+            NAMES[m]: [
+                [(a_step(times[m]) * step, bleu) for step, bleu in row["curve"]] for row in of
+            ]
             for m, of in runs.items()
         },
         "seconds of training",
