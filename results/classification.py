@@ -26,6 +26,7 @@ from rows import (
     best_of,
     command,
     curve,
+    find_at,
     mean_curve,
     put,
     share,
@@ -150,17 +151,17 @@ Cases = dict[tuple[str, str], Any]  # by model and set
 
 
 def measured() -> tuple[Cases, Cases, list[dict]]:
-    """The newest rows of runs by case, the seconds of an epoch by case, and the rows of those.
-    Exits where some are missing."""
-    runs: Cases = {}
-    for row in found("run"):
-        runs.setdefault((row["model"], row["set"]), []).append(row)
-    times = found("time")
+    """The newest rows of runs at the best trial by case, the seconds of an epoch by case, and the
+    rows of those. Exits where some are missing."""
+    rows, times, runs = found("run"), found("time"), {}
+    for model in NAMES:
+        best = find_at(rows, model=model, **best_trial(model))
+        runs |= {(model, source): find_at(best, set=source) for source in SETS}
     seconds: Cases = {}
     for row in times:
         seconds.setdefault((row["model"], row["set"]), []).append(row["seconds_an_epoch"])
     cases = [(model, source) for model in NAMES for source in SETS]
-    if any(len(runs.get(case, ())) < REPEATS or case not in seconds for case in cases):
+    if any(len(runs[case]) < REPEATS or case not in seconds for case in cases):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FOLDER` and `time FOLDER` come first")
     return runs, {case: statistics.median(some) for case, some in seconds.items()}, times
 

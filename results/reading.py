@@ -34,6 +34,7 @@ from rows import (
     command,
     curve,
     draw,
+    find_at,
     put,
     share,
     table,
@@ -144,8 +145,8 @@ def time_models(file: str) -> None:
 
 
 def time_pass(recipe: ReadingRecipe) -> dict[str, float]:
-    """Seconds of a pass over the training questions: in the encoders alone, forward and backward,
-    and of whole training steps; and words per second of the latter."""
+    """Seconds of a pass over the training questions that is not the first: in the encoders alone,
+    forward and backward, and of whole training steps; and words per second of the latter."""
     prepared = recipe.prepare()
     task = prepared.task
     torch.manual_seed(0)
@@ -178,11 +179,10 @@ def time_pass(recipe: ReadingRecipe) -> dict[str, float]:
             x = torch.randn(*ids.shape, encoder.layers[0].input_size, requires_grad=True)
             found.append((encoder, x, lengths))
         inputs.append(found)
-    seconds = {}
+    steps, seconds = task.steps_per_pass, {}
     for name, work in (("rnn_seconds", encode), ("seconds", step)):
-        work(0)
-        seconds[name] = timed(work, task.steps_per_pass)
-    steps = task.steps_per_pass
+        timed(work, steps)  # makes what is made once for each shape: much, for an LSTM
+        seconds[name] = timed(work, steps)
     return {
         **seconds,
         "steps": steps,
@@ -226,9 +226,10 @@ def intervals(scores: dict[str, dict]) -> Callable[[Callable[[dict], np.ndarray]
 
 
 def measured() -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
-    """The newest rows of runs and of times by model. Exits where some are missing."""
-    runs = {m: [row for row in found("run") if row["model"] == m] for m in MODELS}
-    times = {m: [row for row in found("time") if row["model"] == m] for m in MODELS}
+    """The newest rows of runs, at the best rate, and of times by model. Exits where some are
+    missing."""
+    runs = {m: find_at(found("run"), model=m, lr=best_rate(m)) for m in MODELS}
+    times = {m: find_at(found("time"), model=m) for m in MODELS}
     if any(len(of) < len(TESTED) for of in runs.values()) or not all(times.values()):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FILE` and `time FILE` come first")
     return runs, times

@@ -44,8 +44,9 @@ class Rows:
         """The rows that hold these values, oldest first."""
         if not self.file.exists():
             return []
-        rows = map(json.loads, self.file.read_text(encoding="utf-8").splitlines())
-        return [row for row in rows if fields.items() <= row.items()]
+        return find_at(
+            map(json.loads, self.file.read_text(encoding="utf-8").splitlines()), **fields
+        )
 
     def newest(self, *fields: str, **known: Any) -> dict[tuple, dict]:
         """The newest of the rows that are alike in these fields, by their values."""
@@ -109,6 +110,11 @@ def identity(recipe: Any) -> str:
     for name in recipe.data.locations:
         del about["data"][name]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def find_at(rows: Iterable[dict], **fields: Any) -> list[dict]:
+    """The rows that hold these values."""
+    return [row for row in rows if fields.items() <= row.items()]
 
 
 def best_of(tried: Sequence[dict], count: int, what: str, by: Callable[[dict], float]) -> dict:

@@ -28,6 +28,7 @@ from rows import (
     command,
     curve,
     draw,
+    find_at,
     put,
     share,
     spread,
@@ -198,9 +199,12 @@ def show() -> None:
 
 
 def measured(name: str) -> tuple[dict[str, list[dict]], dict[str, list[dict]]] | None:
-    """The newest rows of runs and of times by model; None if some are missing."""
+    """The newest rows of runs, at the best rate, and of times by model; None if some are
+    missing."""
     models = TASKS[name].models
-    runs = {m: found(name, "run", m) for m in models}
+    if any(len(found(name, "tune", m)) < len(FACTORS) for m in models):
+        return None
+    runs = {m: find_at(found(name, "run", m), lr=best_rate(name, m)) for m in models}
     times = {m: found(name, "time", m) for m in models}
     if any(len(of) < len(SPEAKERS) for of in runs.values()) or not all(times.values()):
         return None

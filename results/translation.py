@@ -31,6 +31,7 @@ from rows import (
     command,
     curve,
     draw,
+    find_at,
     put,
     share,
     spread,
@@ -146,9 +147,10 @@ def time(folder: str) -> None:
 
 
 def measured() -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
-    """The newest rows of runs and of times by model. Exits where some are missing."""
-    runs = {m: [row for row in found("run") if row["model"] == m] for m in NAMES}
-    times = {m: [row for row in found("time") if row["model"] == m] for m in NAMES}
+    """The newest rows of runs, at the best rate, and of times by model. Exits where some are
+    missing."""
+    runs = {m: find_at(found("run"), model=m, lr=best_rate(m)) for m in NAMES}
+    times = {m: find_at(found("time"), model=m) for m in NAMES}
     if any(len(of) < REPEATS for of in runs.values()) or not all(times.values()):
         sys.exit(f"{ROWS.file} lacks runs or times: `run FOLDER` and `time FOLDER` come first")
     return runs, times

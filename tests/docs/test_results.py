@@ -109,6 +109,23 @@ def test_a_table_and_a_figure_are_made_of_all_rows_and_of_no_less(
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+def test_a_rate_that_was_best_before_is_in_no_table(name, tmp_path, shared, monkeypatch):
+    script, _ = load(name, tmp_path, shared, monkeypatch)
+    run(script, monkeypatch, "all", *NEEDS[name])
+    page, file = tmp_path / "page.md", script.ROWS.file
+    before, rows = page.read_text(), file.read_text()
+    file.write_text("")
+    for row in map(json.loads, rows.splitlines()):
+        if row["kind"] == "run":
+            earlier = {**row, "lr": 0.7 * row["lr"], "parameters": 3}
+            script.ROWS.add({**earlier, "recipe": shared.identity(script.recipe_for(earlier))})
+    assert file.read_text()
+    file.write_text(file.read_text() + rows)
+    run(script, monkeypatch, "table")
+    assert page.read_text() == before
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_rows_of_another_recipe_are_measured_anew(name, tmp_path, shared, monkeypatch):
     script, trained = load(name, tmp_path, shared, monkeypatch)
     run(script, monkeypatch, "tune", *NEEDS[name])
