@@ -249,6 +249,19 @@ def test_a_page_keeps_what_is_not_generated(tmp_path, shared):
         shared.put(page, "z", [])
 
 
+def test_the_readmes_tasks_are_those_of_the_rows(tmp_path, shared, monkeypatch):
+    script = importlib.import_module("readme")
+    before = script.README.read_text()
+    monkeypatch.setattr(script, "README", tmp_path / "README.md")
+    script.README.write_text(before)
+    shared.put(script.README, "tasks", script.tasks())
+    assert script.README.read_text() == before
+    page, *said, reached, ours, theirs = script.TASKS["Question answering, XQuAD"]
+    swapped = {"Question answering, XQuAD": (page, *said, reached, theirs, ours)}
+    monkeypatch.setattr(script, "TASKS", swapped)
+    assert script.tasks()[-1] not in before
+
+
 def test_the_readmes_speeds_are_those_of_the_rows(tmp_path, shared, monkeypatch):
     script = importlib.import_module("readme")
     before = script.README.read_text()
