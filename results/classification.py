@@ -171,22 +171,27 @@ def accuracies(runs: Cases, model: str) -> list[list[float]]:
     return [[100 * r["test_accuracy"] for r in runs[model, source]] for source in SETS]
 
 
+def an_epoch(took: Cases, model: str) -> float:
+    """Seconds of one of each set."""
+    return sum(took[model, source] for source in SETS)
+
+
 def reached(model: str) -> Reached:
     """Mean accuracy of the sets in %, and seconds of an epoch of all."""
     runs, took, _ = measured()
     mean = statistics.mean(map(statistics.mean, accuracies(runs, model)))
-    return Reached(NAMES[model], mean, sum(took[model, source] for source in SETS))
+    return Reached(NAMES[model], mean, an_epoch(took, model))
 
 
 def show() -> None:
     """Write the newest rows into the page, and draw accuracy against seconds."""
     runs, took, times = measured()
     cells = []
-    of_lstm = reached("lstm").seconds
     for model, said in NAMES.items():
         scores = accuracies(runs, model)
-        _, mean, epoch = reached(model)
-        faster = of_lstm / epoch
+        mean = statistics.mean(map(statistics.mean, scores))
+        epoch = an_epoch(took, model)
+        faster = an_epoch(took, "lstm") / epoch
         one = runs[model, "mr"][0]
         first = [said, f"{one['parameters']:,}", f"{one['lr']:g}", one["dropout"]]
         last = [f"{mean:.1f}", over_lstm(runs, model), f"{epoch:.1f}", f"{faster:.2f}"]

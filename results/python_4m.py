@@ -105,8 +105,8 @@ def measured() -> dict[str, list[dict]]:
 def reached(model: str) -> Reached:
     """Mean bits per byte, and seconds a byte of training."""
     runs = measured()[model]
-    bits = statistics.mean(row["bits_per_byte"] for row in runs)
-    return Reached(label(model), bits, 1 / statistics.mean(r["bytes_per_second"] for r in runs))
+    mean = statistics.mean(row["bits_per_byte"] for row in runs)
+    return Reached(label(model), mean, 1 / statistics.mean(r["bytes_per_second"] for r in runs))
 
 
 def show() -> None:

@@ -254,6 +254,19 @@ def test_tiles_that_do_not_fit_are_passed_over(monkeypatch):
     assert _triton._seconds(start, _triton.Tiles(64, 1, 1, 1)) < float("inf")
 
 
+def test_tuning_tries_the_usual_tiles_too(monkeypatch):
+    """So that it never makes a call slower."""
+    launch = _triton.Launch(4, 32, 1, 8, torch.float64, None, False)
+    monkeypatch.setattr(_triton, "_tuning", True)
+    monkeypatch.setattr(_triton, "_tuned", {})
+    fastest = launch.tiles()
+    assert fastest not in _triton.CANDIDATES
+    monkeypatch.setattr(_triton, "_seconds", lambda start, tiles: 1 if tiles == fastest else 2)
+    started = []
+    _triton.run("kernel", {}, launch, started.append)
+    assert started == [fastest]
+
+
 @runs
 def test_tuning_moves_no_bit(monkeypatch):
     case = SruCase(shape=(5, 2, 40), dtype=torch.float32)

@@ -75,8 +75,9 @@ class Tiles(NamedTuple):
 
 CANDIDATES = tuple(
     Tiles(block, warps, stages, unroll)
-    for block in (64, 128, 256)
+    for block in (32, 64, 128, 256)
     for warps in (1, 2, 4)
+    if warps * 32 <= block
     for stages, unroll in ((1, 1), (8, 1), (5, 2), (3, 4))
 )
 
@@ -146,9 +147,9 @@ def run(
 ) -> None:
     """Start kernels on the launch's tiles, or with TORCHSRU_TUNE=1 on those found the fastest.
 
-    Tuning tries every candidate at the first eager call of a kernel with these options and shape,
-    which a CUDA graph's warm-up is; no result depends on it, since no candidate changes the order
-    of any sum.
+    Tuning tries the launch's and every candidate at the first eager call of a kernel with these
+    options and shape, which a CUDA graph's warm-up is; no result depends on it, since no candidate
+    changes the order of any sum.
 
     Args:
         kernel, options: what the speed depends on beside the launch; the values hashable.
@@ -161,7 +162,8 @@ def run(
         if key not in _tuned:
             if launch.gpu is not None and torch.cuda.is_current_stream_capturing():
                 return start(launch.tiles())
-            _tuned[key] = min(CANDIDATES, key=lambda tiles: _seconds(start, tiles))
+            candidates = (launch.tiles(), *CANDIDATES)
+            _tuned[key] = min(candidates, key=lambda tiles: _seconds(start, tiles))
         return start(_tuned[key])
 
 
@@ -185,10 +187,8 @@ def _seconds(start: Callable[[Tiles], None], tiles: Tiles, repeats: int = 5) -> 
 
 def contiguous(tensors: Sequence[Tensor | None]) -> list[Any]:
     """The tensors, copied where the kernels' layout needs it: a mask, to four bytes a step."""
-    return [
-        t if t is None else t.contiguous().int() if t.dtype == torch.bool else t.contiguous()
-        for t in tensors
-    ]
+    rows = [None if t is None else t.contiguous() for t in tensors]
+    return [t.int() if t is not None and t.dtype == torch.bool else t for t in rows]
 
 
 def check_bounds(cu_seqlens: Tensor, total: int) -> None:
