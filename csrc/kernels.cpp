@@ -148,29 +148,31 @@ template <> struct StateOf<F64> { typedef F64 type; };
 
 // ---- functions -----------------------------------------------------------------------------------
 
-// exp(v) of floats: +inf from 88.4 on, exp(-87) below -87, NaN -> NaN.
-// v = n ln 2 + r, |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 P(r), P fitted to a relative 1e-8.
+// exp(sign v) of floats: +inf from 88.4 on, exp(-87) below -87, NaN -> NaN.
+// sign v = n ln 2 + r, |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 P(r), P fitted to a relative 1e-8.
+template <int sign>
 INLINE f32v exp_(f32v v) {
-  v = v > 89.0f ? f32v{} + 89.0f : v; // 2^128 below is infinity
-  v = v < -87.0f ? f32v{} - 87.0f : v;
-  const float round = 0x1.8p23f; // adding it leaves an integer in the last bits
-  const f32v shifted = v * 0x1.715476p+0f + round;
+  const float most = sign > 0 ? 89.0f : 87.0f, least = sign > 0 ? -87.0f : -89.0f;
+  v = v > most ? f32v{} + most : v; // 2^128 below is infinity
+  v = v < least ? f32v{} + least : v;
+  const float round = 0x1.8p23f + 127; // adding it leaves n + 127, 2^n's exponent, in the last bits
+  const f32v shifted = v * (sign * 0x1.715476p+0f) + round;
   const f32v n = shifted - round;
-  f32v r = v - n * 0x1.62e4p-1f; // ln 2 in two parts, the first one short: n times it is exact
+  f32v r = (sign > 0 ? v : -v) - n * 0x1.62e4p-1f; // ln 2 in two parts: n times the first is exact
   r = r - n * 0x1.7f7d1cp-20f;
   f32v p = r * 0.001394121441990137f + 0.00836323481053114f;
   p = p * r + 0.04166637361049652f;
   p = p * r + 0.16666576266288757f;
   p = p * r + 0.5f;
-  p = p * (r * r) + r + 1.0f;
-  const i32v power = (bit_cast<i32v>(shifted) - bit_cast<i32v>(f32v{} + round) + 127) << 23;
-  return p * bit_cast<f32v>(power);
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * bit_cast<f32v>(bit_cast<i32v>(shifted) << 23);
 }
 
 // sigmoid(v): logistic function of one SIMD vector of floats.
 // Error  at most kSigmoidMaxUlp against double where the result is normal; the test reads it too
 // Range  every float: -inf -> 0, +inf -> 1, NaN -> NaN
-INLINE f32v sigmoid(f32v v) { return 1.0f / (1.0f + exp_(-v)); }
+INLINE f32v sigmoid(f32v v) { return 1.0f / (1.0f + exp_<-1>(v)); }
 
 // tanh(v): odd polynomial near zero, where 1 - 2 / (e^2v + 1) would cancel.
 // Error  at most kTanhMaxUlp against double        Range  every float; NaN -> NaN
@@ -182,7 +184,7 @@ INLINE f32v tanh_(f32v v) {
   q = q * z - 0.333333283662796f;
   const f32v near = v + v * z * q;
   const f32v size = v < 0.0f ? -v : v; // below zero the difference would round near 2, not 1
-  const f32v far_size = 1.0f - 2.0f / (exp_(2.0f * size) + 1.0f);
+  const f32v far_size = 1.0f - 2.0f / (exp_<1>(2.0f * size) + 1.0f);
   const f32v far = v < 0.0f ? -far_size : far_size;
   return z < 0.625f * 0.625f ? near : far;
 }
