@@ -48,7 +48,7 @@ def test_a_case_survives_the_way_to_another_process():
 
 def test_a_pattern_or_a_part_of_the_name_finds_cases():
     assert [c.name for c in find("inference: L=32 *", CPU)] == ["inference: L=32 B=32 d=128"]
-    assert len(find("d=128", CPU)) == 5
+    assert len(find("d=128", CPU)) == 6
     assert find(None, CPU) == list(CPU)
 
 

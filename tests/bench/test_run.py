@@ -24,6 +24,7 @@ IN_PROCESS = [
     "training in bfloat16: L=128 B=32 d=512",
     "paper's figure, forward: L=32 B=32 d=256",
     "speech separation, training: L=125 B=250 d=32",
+    "rows of a quarter of L to L steps, training: L=200 B=32 d=128",
     "length: L=1024 B=1 d=512",
     "one call: L=1 B=1 d=64",
 ]
@@ -83,7 +84,7 @@ def test_cases_run(name, tmp_path):
     rows = run(tiny(CASES[name]), tmp_path)
     assert judged(rows) == wanted(CASES[name])
     assert all(r.median > 0 and r.q1 <= r.median <= r.q3 and r.n >= 3 for r in rows)
-    if CASES[name].kind != "call":
+    if CASES[name].kind not in ("call", "unequal"):
         assert all(r.floor_s for r in rows)
 
 

@@ -9,9 +9,26 @@ from importlib import import_module
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import torchsru
-from torchsru.bench.cases import CONV, CONV2, GRU, LSTM, ORIGINAL, QRNN, SRU, BenchError, Shape
+from torchsru.bench.cases import (
+    CONV,
+    CONV2,
+    GRU,
+    LSTM,
+    ORIGINAL,
+    PACKED_GRU,
+    PACKED_LSTM,
+    PACKED_SRU,
+    PADDED_GRU,
+    PADDED_LSTM,
+    PADDED_SRU,
+    QRNN,
+    SRU,
+    BenchError,
+    Shape,
+)
 from torchsru.bench.peers import missing
 
 
@@ -28,13 +45,17 @@ class Where:
 
 @dataclass(frozen=True)
 class Network:
-    """A module with its input x: [L, B, F], or for a convolution [B, F, L]."""
+    """A module with its input x: [L, B, F], or for a convolution [B, F, L].
+
+    run: what is called in the module's place.
+    """
 
     module: nn.Module
     x: Tensor
+    run: Callable[[Tensor], Tensor] | None = None
 
     def output(self) -> Tensor:
-        out = self.module(self.x)
+        out = (self.run or self.module)(self.x)
         return out[0] if isinstance(out, tuple) else out
 
     def training_step(self) -> Callable[[], object]:
@@ -92,6 +113,36 @@ def make(name: str, shape: Shape, where: Where) -> Network:
     sizes = (shape.features, shape.d, shape.layers)
     module = classes[name](*sizes, bidirectional=shape.bidirectional)
     return Network(module.to(where.device, where.dtype), x_LBF)
+
+
+#: Networks over rows of unequal lengths, by the name of their variant.
+UNEQUAL: dict[str, Callable[..., nn.Module]] = {
+    PADDED_SRU: torchsru.SRU,
+    PACKED_SRU: torchsru.SRU,
+    PADDED_LSTM: torchsru.nn.LSTM,
+    PACKED_LSTM: nn.LSTM,
+    PADDED_GRU: torchsru.nn.GRU,
+    PACKED_GRU: nn.GRU,
+}
+
+
+def make_unequal(name: str, shape: Shape, where: Where) -> Network:
+    """Build one of UNEQUAL over rows of L / 4 to L steps: with a mask, or packed and unpacked."""
+    sizes = (shape.features, shape.d, shape.layers)
+    module = UNEQUAL[name](*sizes, bidirectional=shape.bidirectional)
+    lengths_B = torch.linspace(shape.L / 4, shape.L, shape.B).round().long()
+    mask_LB = (torch.arange(shape.L)[:, None] >= lengths_B).to(where.device)
+
+    def padded(x_LBF: Tensor) -> Tensor:
+        return module(x_LBF, mask=mask_LB)[0]
+
+    def packed(x_LBF: Tensor) -> Tensor:
+        rows = pack_padded_sequence(x_LBF, lengths_B, enforce_sorted=False)
+        return pad_packed_sequence(module(rows)[0])[0]
+
+    run = packed if name in (PACKED_SRU, PACKED_LSTM, PACKED_GRU) else padded
+    x_LBF = where.randn(shape.L, shape.B, shape.features)
+    return Network(module.to(where.device, where.dtype), x_LBF, run)
 
 
 def _qrnn(*sizes: int, bidirectional: bool) -> nn.Module:

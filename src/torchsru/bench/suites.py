@@ -50,6 +50,13 @@ READER = Shape(L=128, B=32, d=128, input_size=600, layers=6, bidirectional=True)
 CHARACTERS = Shape(L=100, B=128, d=1152, layers=10)
 SEPARATOR = Shape(L=125, B=250, d=32, input_size=512, layers=4, bidirectional=True)
 
+UNEQUAL = Case(
+    kind="unequal",
+    title="rows of a quarter of L to L steps, training",
+    shape=Shape(L=200, B=32, d=128, layers=2, bidirectional=True),
+    weight=3,
+)
+
 LENGTHS = (1024, 4096, 16384, 65536, 262144)
 
 
@@ -167,6 +174,7 @@ CPU: tuple[Case, ...] = (
         weight=3,
         beside=(LSTM, GRU, ORIGINAL),
     ),
+    UNEQUAL,
     *_lengths_on_cpu(),
     Case(
         kind="call",
@@ -319,6 +327,7 @@ def _gpu_rest() -> list[Case]:
                 "speech separation": SEPARATOR,
             }.items()
         ),
+        _gpu(UNEQUAL),
         _layer("training", "character model", CHARACTERS, LSTM),
         _layer("training", "character model", CHARACTERS, LSTM, dtype="bfloat16"),
         *(

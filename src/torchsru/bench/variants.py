@@ -29,6 +29,12 @@ from torchsru.bench.cases import (
     LAYER,
     LSTM,
     ORIGINAL,
+    PACKED_GRU,
+    PACKED_LSTM,
+    PACKED_SRU,
+    PADDED_GRU,
+    PADDED_LSTM,
+    PADDED_SRU,
     RECURRENCE,
     SRU,
     BenchError,
@@ -49,7 +55,7 @@ from torchsru.bench.floor import (
     recurrence_bytes,
 )
 from torchsru.bench.measure import Variant
-from torchsru.bench.networks import Network, Where, make, weights
+from torchsru.bench.networks import Network, Where, make, make_unequal, weights
 from torchsru.bench.peers import PEERS, missing, recurrence
 from torchsru.bench.process import KernelWorker, import_seconds, peak_bytes
 from torchsru.bench.suites import sequential_over_parallel
@@ -305,6 +311,21 @@ def _training(contest: Contest) -> None:
     _layers(contest, GEMMS, training=True)
 
 
+def _unequal(contest: Contest) -> None:
+    """A training step over rows of unequal lengths, padded with a mask and packed."""
+    shape, where = contest.shape, contest.where
+    _checked_sru(shape, where)
+    pairs = {PADDED_SRU: PACKED_SRU, PADDED_LSTM: PACKED_LSTM, PADDED_GRU: PACKED_GRU}
+    for padded, packed in pairs.items():
+        first = () if padded == PADDED_SRU else (PADDED_SRU,)
+        for name, over in {padded: first, packed: (padded, *first)}.items():
+            contest.add(
+                name,
+                lambda name=name: make_unequal(name, shape, where).training_step(),  # type: ignore[misc]
+                over,
+            )
+
+
 def _gemms(network: Network, where: Where, training: bool) -> Call:
     """Of each layer u = x W^T, and if training dx = gu W, dW = gu^T x; outputs fresh."""
     N = network.x.shape[0] * network.x.shape[1]
@@ -543,6 +564,7 @@ KINDS: dict[str, Callable[[Contest], None]] = {
     "inference": _inference,
     "forward": _forward,
     "training": _training,
+    "unequal": _unequal,
     "recurrence": _recurrence,
     "call": _call,
     "kernel": _kernel,
