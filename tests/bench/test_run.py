@@ -49,6 +49,12 @@ def without_the_original(monkeypatch):
         monkeypatch.setattr(f"torchsru.bench.{module}.missing", absent)
 
 
+@pytest.fixture(autouse=True)
+def on_a_quiet_machine(monkeypatch):
+    """Other tests beside these are no reason to wait, nor to leave floors out."""
+    monkeypatch.setattr("torchsru.bench.worker.wait_for_quiet", lambda limit_s: 0.0)
+
+
 def absent(name):
     return "not in tests" if name in variants.PEERS else None
 
@@ -167,6 +173,36 @@ def test_ceilings_are_measured_first_and_handed_on(tmp_path, monkeypatch):
     ceilings = {name: row.median for name, row in found.items()}
     work = floor.layers_work(cases.SRU, case.shape, variants.torch.float32, training=True)
     assert rows[-1].floor_s == work.floor_s(ceilings, floor.product_name("float32"))
+
+
+def test_a_shared_machines_ceilings_are_handed_to_no_floor(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(variants.COPY_ELEMENTS, "cpu", 2**12)
+    monkeypatch.setitem(variants.PRODUCT_SIDE, "cpu", 16)
+    monkeypatch.setattr("torchsru.bench.worker.wait_for_quiet", lambda limit_s: 1.0)
+    chosen = [suites.CEILINGS, replace(tiny(CASES["training: L=32 B=32 d=128"]), beside=())]
+    rows, _ = command.run_cases(
+        chosen, Setting("cpu", 1), 0.01, ABOUT, tmp_path / "rows.jsonl", InProcess()
+    )
+    assert rows[-1].variant == cases.SRU and rows[-1].floor_s is None
+    assert "no floors: other processes kept 1.0 cores busy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("first_s", "sides"),
+    [(1.0, [256]), (0.05, [256, 512]), (1e-5, [256, 512, 1024, 2048])],
+)
+def test_a_slow_types_product_is_a_small_one(first_s, sides, monkeypatch):
+    seen = []
+
+    def product(where, side, clock):
+        seen.append(side)
+        return lambda: first_s * (side / 256) ** 3
+
+    monkeypatch.setattr(variants, "_product", product)
+    where = variants.Where(variants.torch.bfloat16, "cpu")
+    found = variants._largest_product(where, "product, bfloat16", False, None)
+    assert seen == sides
+    assert found.sample() == pytest.approx(2 * 256**3 / first_s)
 
 
 # -- time limits, on a clock of the test's own ----------------------------------------------------

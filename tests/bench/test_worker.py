@@ -56,16 +56,16 @@ def ask(child, title, limit_s=30.0):
 def test_rows_arrive_from_another_process():
     child = Worker()
     try:
-        found = child.run(CASE, SETTING, 0.01, ABOUT, 120.0)
+        found = child.run(CASE, SETTING, 0.01, ABOUT, 30.0)
         assert {row.variant for row in found.rows} == {"SRU", "nn.LSTM"}
         assert found.rows[0].case == CASE.name
         assert found.left_out == {}
         # one that is wrong says so, and the same process goes on
         with pytest.raises(BenchError, match="there is no backend of this name"):
             child.run(
-                replace(CASE, kind="recurrence", backends=("abacus",)), SETTING, 0.01, ABOUT, 120.0
+                replace(CASE, kind="recurrence", backends=("abacus",)), SETTING, 0.01, ABOUT, 30.0
             )
-        assert child.run(CASE, SETTING, 0.01, ABOUT, 120.0).rows
+        assert child.run(CASE, SETTING, 0.01, ABOUT, 30.0).rows
     finally:
         child.close()
 
@@ -102,6 +102,22 @@ def test_a_crash_leaves_its_last_words_and_the_next_case_a_fresh_process(child):
     with pytest.raises(BenchError, match="exit code 1: the GPU has fallen off the bus"):
         ask(child, "die")
     assert ask(child, "go").left_out["pid"] != first
+
+
+@pytest.mark.parametrize(
+    ("seen", "limit_s", "left"),
+    [
+        ([0.0], 10.0, 0.0),
+        ([1.0, 0.9, 0.1, 1.0], 10.0, 0.1),  # others rest: no more waiting
+        ([1.0, 1.0, 0.8, 0.0], 3.0, 0.8),  # they do not, and the time is over
+        ([1.0, 0.0], 0.0, 1.0),
+        ([None, 0.0], 10.0, None),
+    ],
+)
+def test_a_case_waits_for_other_processes(seen, limit_s, left):
+    looks = iter(seen)
+    time_s = iter(range(100))
+    assert worker.wait_for_quiet(limit_s, lambda: next(looks), lambda: next(time_s)) == left
 
 
 def test_an_unexpected_error_ends_the_process_after_its_reply(monkeypatch):

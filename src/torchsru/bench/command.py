@@ -23,7 +23,7 @@ from torchsru.bench.figures import FORMATS
 from torchsru.bench.history import rows_of
 from torchsru.bench.page import page
 from torchsru.bench.peers import PEERS
-from torchsru.bench.rows import Row, read_rows
+from torchsru.bench.rows import BUSY, Row, read_rows
 from torchsru.bench.suites import CEILINGS, SUITES
 from torchsru.bench.variants import Setting
 from torchsru.bench.worker import Measured, Worker
@@ -250,8 +250,7 @@ def run_cases(
             file.flush()
             rows += found.rows
             if case.kind == "ceilings":
-                ceilings = {row.variant: row.median for row in found.rows}
-                setting = replace(setting, ceilings=ceilings)
+                setting = replace(setting, ceilings=_ceilings(found.rows))
             columns = report.columns(found.rows)
             report.show_table(case.name, columns, report.cells(found.rows))
             for name, why in found.left_out.items():
@@ -275,6 +274,15 @@ def _without_absent(
         if name in absent:
             report.show(f"absent, {name}: {absent[name]}")
     return replace(setting, absent=absent)
+
+
+def _ceilings(rows: list[Row]) -> dict[str, float]:
+    """The machine's rates by name; none if it was shared when they were measured."""
+    busy = rows[0].busy_cores or 0
+    if rows[0].device == "cpu" and busy > BUSY:
+        report.show(f"no floors: other processes kept {busy} cores busy as ceilings were measured")
+        return {}
+    return {row.variant: row.median for row in rows}
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from torchsru.bench.measure import Spread, Variant, ratio
 
 VALUES = ("median", "q1", "q3")
 UNITS = ("s", "bytes", "bytes_per_s", "operations_per_s")
-BUSY = 0.25  # cores
+BUSY = 0.25  # cores that other processes may keep busy without a row being called noisy
 
 
 @dataclass(frozen=True, kw_only=True)

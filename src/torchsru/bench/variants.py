@@ -46,6 +46,7 @@ from torchsru.bench.clock import Call, Clock, EventClock, GraphClock, HostClock,
 from torchsru.bench.floor import (
     COPY_BANDWIDTH,
     COPY_ELEMENTS,
+    PRODUCT_S,
     PRODUCT_SIDE,
     Work,
     gemms_work,
@@ -214,23 +215,33 @@ def _ceilings(contest: Contest) -> None:
     moved_bytes = 2 * source.numel() * source.element_size()
     sample = timed(lambda: target.copy_(source), clock)
     contest.add_made(Variant(COPY_BANDWIDTH, lambda: moved_bytes / sample(), unit="bytes_per_s"))
-    side = PRODUCT_SIDE[device]
     for dtype in ("float32", "bfloat16"):
+        where = Where(getattr(torch, dtype), device)
         for allowed in (False, True) if (device, dtype) == ("cuda", "float32") else (False,):
-            a, b = Where(getattr(torch, dtype), device).randn(2, side, side)
-            contest.add_made(_product(a, b, product_name(dtype, allowed), allowed, clock))
+            contest.add_made(_largest_product(where, product_name(dtype, allowed), allowed, clock))
 
 
-def _product(a: Tensor, b: Tensor, name: str, allowed: bool, clock: Clock) -> Variant:
-    out = torch.empty_like(a)
+def _largest_product(where: Where, name: str, allowed: bool, clock: Clock) -> Variant:
+    """The rate of the largest square product that takes no longer than PRODUCT_S."""
+    side = min(256, PRODUCT_SIDE[where.device])
     with tf32(allowed):
-        sample = timed(lambda: torch.mm(a, b, out=out), clock)
+        sample = _product(where, side, clock)
+        while 2 * side <= PRODUCT_SIDE[where.device] and 8 * sample() <= PRODUCT_S:
+            side *= 2
+            sample = _product(where, side, clock)
 
     def rate() -> float:
         with tf32(allowed):
-            return 2 * a.shape[0] ** 3 / sample()
+            return 2 * side**3 / sample()
 
     return Variant(name, rate, unit="operations_per_s")
+
+
+def _product(where: Where, side: int, clock: Clock) -> Callable[[], float]:
+    """A sampler of a square product's time in seconds."""
+    a, b = where.randn(2, side, side)
+    out = torch.empty_like(a)
+    return timed(lambda: torch.mm(a, b, out=out), clock)
 
 
 # -- layers and networks --------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from queue import Empty, Queue
@@ -32,11 +33,12 @@ from torchsru.bench.clock import tf32
 from torchsru.bench.measure import MIN_ROUNDS, interleave
 from torchsru.bench.peers import PEERS, missing
 from torchsru.bench.process import last_line
-from torchsru.bench.rows import Row, make_rows
+from torchsru.bench.rows import BUSY, Row, make_rows
 from torchsru.bench.variants import Setting, build, clock_for
 
 START_S = 60.0  # a fresh worker may take so long more: it imports torch and starts the GPU
 SHARE = 0.8  # of its limit that a case may sample in
+QUIET_S, QUIET_SHARE = 10.0, 0.1  # a case waits so long for other processes to rest, or so much
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def run_case(
         limit_s: of everything; what is begun is finished.
     """
     start_s = time.perf_counter()
-    busy = busy_cores()
+    busy = wait_for_quiet(0.0 if case.graph else min(QUIET_S, QUIET_SHARE * limit_s))
     torch.manual_seed(0)
     clock = clock_for(case, setting)
     stack = case.shape is not None and case.shape.layers > 1
@@ -83,6 +85,21 @@ def run_case(
             contest.close()
     rows = make_rows(case, contest.variants, samples, about, busy)
     return Measured(rows, contest.left_out, contest.broken)
+
+
+def wait_for_quiet(
+    limit_s: float,
+    busy: Callable[[], float | None] = busy_cores,
+    now: Callable[[], float] = time.monotonic,
+) -> float | None:
+    """Wait until other processes leave the cores alone, or so long; the cores that they keep busy.
+
+    None where the system does not say.
+    """
+    end_s = now() + limit_s
+    while (found := busy()) is not None and found > BUSY and now() < end_s:
+        pass  # looking takes a moment, asleep
+    return found
 
 
 class Worker:
