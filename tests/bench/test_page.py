@@ -18,23 +18,36 @@ def on_a_gpu(row):
     return replace(row, device="cuda", machine=machine, case=f"gpu's {row.case}")
 
 
+def with_avx2(row):
+    return replace(row, machine={**row.machine, "cpu": "Old CPU", "isa_torchsru": "avx2"})
+
+
 def test_without_a_gpus_rows_the_page_says_so(rows):
-    text = page(rows, ["results/cpu.jsonl"], [], Path("docs/performance.md"))
-    assert NOT_MEASURED in text
+    text = page({"results/cpu.jsonl": rows}, {}, Path("docs/performance.md"))
     _, gpu = text.split("## On a GPU")
     assert gpu.strip() == NOT_MEASURED
     assert "`torchsru bench --out results/cpu.jsonl`" in text
 
 
-def test_with_them_both_parts_have_tables(rows):
-    both = rows + [on_a_gpu(row) for row in rows]
-    sources = ["results/cpu.jsonl", "results/gpu.jsonl"]
-    text = page(both, sources, [], Path("docs/performance.md"))
-    cpu, gpu = text.split("## On a GPU")
+def test_each_run_has_a_part_of_its_own(rows):
+    runs = {
+        "results/cpu.jsonl": rows,
+        "results/old.jsonl": [with_avx2(row) for row in rows],
+        "results/gpu.jsonl": [on_a_gpu(row) for row in rows],
+    }
+    figures = {name: [Path(f"docs/figures/{Path(name).stem}.png")] for name in runs}
+    text = page(runs, figures, Path("docs/performance.md"))
     assert NOT_MEASURED not in text
-    assert "Test GPU" in gpu and "Test GPU" not in cpu
-    assert "#### gpu's training: L=32" in gpu and "gpu's" not in cpu
-    assert "`make gpu ROWS=results/gpu.jsonl`" in text
+    wide, rest = text.split("## On a CPU with AVX2\n")
+    old, gpu = rest.split("## On a GPU\n")
+    assert "## On a CPU with AVX-512\n" in wide
+    for part, has in {wide: "Test CPU, 2 cores", old: "Old CPU", gpu: "Test GPU"}.items():
+        assert has in part
+    assert "Old CPU" not in wide + gpu and "Test GPU" not in wide + old
+    assert "#### gpu's training: L=32" in gpu and "gpu's" not in wide + old
+    assert "`make gpu ROWS=results/gpu.jsonl`" in wide
+    for part, stem in {wide: "cpu", old: "old", gpu: "gpu"}.items():
+        assert part.count(".png") == 1 and f"![{stem}](figures/{stem}.png)" in part
 
 
 def test_losses_are_named_with_their_reason(rows):
@@ -62,16 +75,21 @@ def test_the_page_is_what_the_committed_rows_give(tmp_path, monkeypatch):
     assert made_by
     arguments = shlex.split(made_by[1])
     assert arguments[-2:] == ["--page", "docs/performance.md"]
+    at = len(arguments) - 2
     if "--figures" in arguments:
         pytest.importorskip("matplotlib")
         at = arguments.index("--figures")
-        figures = [Path(p) for p in sorted(Path(arguments[at + 1]).glob("bench-*.png"))]
-        order = ["training", "overhead", "length", "length-gpu"]
-        figures.sort(key=lambda path: order.index(path.stem.removeprefix("bench-")))
-    else:
-        at, figures = len(arguments) - 2, []
-    rows = [row for file in arguments[1:at] for row in command.read_rows(Path(file))]
-    assert page(rows, arguments[1:at], figures, Path("docs/performance.md")) == committed
+    runs = {file: command.read_rows(Path(file)) for file in arguments[1:at]}
+    folder = Path(arguments[at + 1])
+    figures = {
+        file: [
+            path
+            for name in ("training", "overhead", "length")
+            if (path := folder / f"bench-{Path(file).stem}-{name}.png").exists()
+        ]
+        for file in runs
+    }
+    assert page(runs, figures, Path("docs/performance.md")) == committed
 
 
 def test_the_command_writes_the_page(rows, tmp_path):
@@ -83,8 +101,8 @@ def test_the_command_writes_the_page(rows, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ["--page", str(target), "--figures", str(tmp_path / "figures")]
     assert command.main(["report", str(file), *arguments]) == 0
-    assert "![bench-overhead](figures/bench-overhead.png)" in target.read_text()
-    assert (tmp_path / "figures" / "bench-overhead.png").exists()
+    assert "![bench-rows-overhead](figures/bench-rows-overhead.png)" in target.read_text()
+    assert (tmp_path / "figures" / "bench-rows-overhead.png").exists()
 
 
 def test_a_page_that_cannot_be_written_is_named(rows, tmp_path, capsys):

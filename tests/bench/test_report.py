@@ -66,9 +66,11 @@ def test_seconds(value, text):
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_figures_are_drawn_and_repeatable(rows, tmp_path, suffix):
     pytest.importorskip("matplotlib")
-    first = draw(rows, tmp_path / "a", [suffix])
-    again = draw(rows, tmp_path / "b", [suffix])
-    assert [p.name for p in first] == [f"bench-training.{suffix}", f"bench-overhead.{suffix}"]
+    first = draw(rows, tmp_path / "a", [suffix], "cpu")
+    again = draw(rows, tmp_path / "b", [suffix], "cpu")
+    assert [p.name for p in first] == [
+        f"bench-cpu-{name}.{suffix}" for name in ("training", "overhead")
+    ]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
     assert all(p.stat().st_size > 5000 for p in first)
 
@@ -95,10 +97,23 @@ def test_labels_do_not_overlap(rows):
         assert overlaps == []
 
 
-def test_nothing_to_draw_is_said(rows, tmp_path):
+def test_nothing_to_draw_is_said(rows, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    with pytest.raises(BenchError, match="no inference, training or length"):
-        draw([replace(rows[0], kind="call")], tmp_path, ["png"])
+    file = tmp_path / "rows.jsonl"
+    file.write_text(replace(rows[0], kind="call").to_json() + "\n")
+    assert command.main(["report", str(file), "--figures", str(tmp_path)]) == 2
+    assert "no inference, training or length" in capsys.readouterr().err
+
+
+def test_figures_of_two_files_of_one_name_are_refused(rows, file, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    other = tmp_path / "other" / file.name
+    other.parent.mkdir()
+    other.write_text(rows[0].to_json() + "\n")
+    figures = tmp_path / "figures"
+    assert command.main(["report", str(file), str(other), "--figures", str(figures)]) == 2
+    assert "share a name" in capsys.readouterr().err
+    assert not figures.exists()
 
 
 def test_compare(rows, file, tmp_path, capsys):

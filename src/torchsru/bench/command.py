@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=tuple(SUITES), default="cpu", help="of a commit's rows"
     )
     drawing = verb("report", "draw tables and figures from rows")
-    drawing.add_argument("rows", type=Path, nargs="+", help="files of rows: CPU, GPU")
+    drawing.add_argument("rows", type=Path, nargs="+", help="files of rows, a run each")
     drawing.add_argument("--figures", type=Path, metavar="DIR", help="draw the figures there")
     drawing.add_argument("--format", nargs="+", choices=FORMATS, default=["png"])
     drawing.add_argument(
@@ -299,19 +299,24 @@ def _show_comparison(old: list[Row], new: list[Row]) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    rows = [row for path in options.rows for row in read_rows(path)]
-    files: list[Path] = []
+    runs = {path.as_posix(): read_rows(path) for path in options.rows}
+    figures: dict[str, list[Path]] = {}
     if options.figures:
         from torchsru.bench.figures import draw
 
-        files = draw(rows, options.figures, options.format)
-        for path in files:
-            report.show(f"figure: {path}")
+        if len({Path(source).stem for source in runs}) < len(runs):
+            raise BenchError(f"figures are named after their rows: {', '.join(runs)} share a name")
+        for source, rows in runs.items():
+            files = draw(rows, options.figures, options.format, Path(source).stem)
+            for path in files:
+                report.show(f"figure: {path}")
+            figures[source] = [path for path in files if path.suffix == f".{options.format[0]}"]
+        if not any(figures.values()):
+            raise BenchError("the rows hold no inference, training or length case to draw")
     if options.page is None:
-        print(report.markdown(rows))
+        print("\n".join(map(report.markdown, runs.values())))
         return 0
-    shown = [path for path in files if path.suffix == f".{options.format[0]}"]
-    text = page(rows, [path.as_posix() for path in options.rows], shown, options.page)
+    text = page(runs, figures, options.page)
     try:
         options.page.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -36,10 +36,13 @@ OVERHEADS = {  # label: kind, over, colour
 }
 
 
-def draw(rows: list[Row], folder: Path, formats: list[str]) -> list[Path]:
-    """Draw training times and overheads on a CPU, and times by length; returns the files.
+def draw(rows: list[Row], folder: Path, formats: list[str], run: str) -> list[Path]:
+    """Draw a run's training times and overheads on a CPU, and times by length; returns the files.
 
-    Raises: BenchError if matplotlib is missing or the rows hold nothing to draw.
+    Args:
+        run: a name that theirs begin with.
+
+    Raises: BenchError if matplotlib is missing.
     """
     try:
         from matplotlib import rc_context
@@ -47,16 +50,16 @@ def draw(rows: list[Row], folder: Path, formats: list[str]) -> list[Path]:
     except ModuleNotFoundError as error:
         raise BenchError("figures need matplotlib: pip install 'torchsru[bench]'") from error
     table = [row for row in rows if row.table_size in TABLE and row.device == "cpu"]
-    figures = {"training": _training(table, Figure), "overhead": _overhead(table, Figure)}
-    for device, name in {"cpu": "length", "cuda": "length-gpu"}.items():
-        figures[name] = _length([row for row in rows if row.device == device], Figure)
-    if not any(figures.values()):
-        raise BenchError("the rows hold no inference, training or length case to draw")
+    figures = {
+        "training": _training(table, Figure),
+        "overhead": _overhead(table, Figure),
+        "length": _length(rows, Figure),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, figure in figures.items():
         for suffix in formats if figure else ():
-            files.append(folder / f"bench-{name}.{suffix}")
+            files.append(folder / f"bench-{run}-{name}.{suffix}")
             # no date and no random ids: the same rows give the same file
             metadata = {"Date": None} if suffix == "svg" else {"Software": None}
             with rc_context({"svg.hashsalt": "torchsru"}):
