@@ -155,8 +155,17 @@ def test_packed_sequences_and_documents_equal_one_by_one(name, bidirectional):
     close(rnn(torch.cat(xs)[:, None], state, cu_seqlens=bounds), (joint[:, None], joint_end))
 
 
+@each_light
+def test_packed_rows_cost_no_step_of_padding(name):
+    rnn, lengths, seen = make(name), [4, 7, 1], []
+    for layer in rnn.layers:
+        layer.register_forward_hook(lambda m, inputs, out: seen.append(inputs[0].shape[:2]))
+    rnn(pack_sequence([draw(n, I) for n in lengths], enforce_sorted=False))
+    assert [size.numel() for size in seen] == [sum(lengths)] * rnn.num_layers
+
+
 @each
-def test_padding_and_documents_get_the_gradients_of_sequences_alone(name):
+def test_padding_documents_and_packed_rows_get_the_gradients_of_sequences_alone(name):
     rnn, mask, bounds = make(name), make_mask(L, B), make_bounds(9)
     x, text = draw(L, B, I), draw(9, I)
 
@@ -167,6 +176,10 @@ def test_padding_and_documents_get_the_gradients_of_sequences_alone(name):
     close(gradients(rnn(x, mask=mask)[0]), gradients(*rows))
     documents = [rnn(text[a:b])[0] for a, b in pairwise(bounds.tolist()) if b > a]
     close(gradients(rnn(text, cu_seqlens=bounds)[0]), gradients(*documents))
+    xs = [draw(n, I) for n in (4, 7, 1, 4)]
+    for some in (xs, sorted(xs, key=len, reverse=True)):
+        packed = pack_sequence(some, enforce_sorted=some is not xs)
+        close(gradients(rnn(packed)[0].data), gradients(*(rnn(x)[0] for x in xs)))
 
 
 @each
@@ -407,6 +420,12 @@ def test_exported_with_padding(name):
 def test_autocast(name, dtype):
     if name in GATED and dtype == torch.float16:
         pytest.skip("nn.LSTM and nn.GRU on the CPU know no float16")
+    if name == "lstm":
+        with torch.autocast("cpu", dtype):
+            try:
+                torch.nn.LSTM(I, D)(draw(L, B, I, dtype=torch.float32))
+            except RuntimeError as error:
+                pytest.skip(f"nn.LSTM does not run under autocast on this CPU: {error}")
     rnn, x = make(name, dtype=torch.float32), draw(L, B, I, dtype=torch.float32)
     expected, end = rnn(x)
     with torch.autocast("cpu", dtype):

@@ -3,15 +3,16 @@
 Letters: L time steps, B batch rows, N documents, R = N with `cu_seqlens` and B without,
 D output features.
 
-Layouts   batch_first, unbatched, packed and padded input become [L, B, input_size] at this door,
-          and the output is laid out as the input was; a module's own work is `_run`
+Layouts   batch_first, unbatched and padded input becomes [L, B, input_size] at this door, packed
+          rows become documents or padded rows, and the output is laid out as the input was; a
+          module's own work is `_run`
 Padding   what stands there, even NaN, becomes 0 at this door, so that it reaches no weight's
           gradient; layers behind it give 0 there to each other
 State     a pytree whose tensors have the batch at dim 1; torchsru.nn.state serves them all
 """
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,10 @@ class Recurrent(nn.Module):
     num_layers: int
     num_directions: int
     batch_first: bool
+
+    _packed_as_documents: ClassVar[bool] = True
+    """Whether the rows of a PackedSequence run end to end: no step is padding. Where steps attend
+    to each other that would cost more than padding."""
 
     def _set_sizes(
         self,
@@ -157,8 +162,16 @@ class Recurrent(nn.Module):
         raise NotImplementedError
 
     def _forward_packed(self, packed, state, mask, cu_seqlens):
-        """A PackedSequence as a padded batch; rows in the caller's order, as in `nn.LSTM`."""
+        """A PackedSequence; states have its rows in the caller's order, as in `nn.LSTM`."""
         self._check_packed(packed, mask, cu_seqlens)
+        if self._packed_as_documents:
+            order, back, bounds = document_order(packed)
+            if state is not None:
+                self._check_state(state, len(bounds) - 1)
+            x = packed.data.index_select(0, order).unsqueeze(1)
+            h, state = self._run(x, state, None, bounds)
+            data = h.squeeze(1).index_select(0, back)
+            return PackedSequence(data, *packed[1:]), state
         x, mask, lengths = unpack(packed)
         if state is not None:
             self._check_state(state, x.shape[1])
@@ -192,6 +205,25 @@ class Recurrent(nn.Module):
                 f"mask must be [{letters}] = {list(x.shape[:-1])} to match x, "
                 f"got {list(mask.shape)}"
             )
+
+
+def document_order(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
+    """A packed batch of T steps as documents end to end, rows in the caller's order.
+
+    Returns: the place among the packed steps of each document's step [T], the inverse [T], and the
+        documents' bounds [B + 1].
+    """
+    sizes_L = packed.batch_sizes  # on the CPU: rows, longest first, that have a step t
+    row = torch.arange(int(sizes_L[0]))
+    place_BL = row[:, None] + (sizes_L.cumsum(0) - sizes_L)
+    there_BL = row[:, None] < sizes_L
+    if packed.unsorted_indices is not None:
+        rows = packed.unsorted_indices.cpu()
+        place_BL, there_BL = place_BL[rows], there_BL[rows]
+    order = place_BL[there_BL]
+    bounds = F.pad(there_BL.sum(1).cumsum(0), (1, 0))
+    device = packed.data.device
+    return order.to(device), order.argsort().to(device), bounds.to(device)
 
 
 def unpack(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:

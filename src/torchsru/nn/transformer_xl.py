@@ -179,6 +179,8 @@ class TransformerXL(Recurrent):
             H does not divide D.
     """
 
+    _packed_as_documents = False
+
     def __init__(
         self,
         input_size: int,
