@@ -170,7 +170,7 @@ def test_ceilings_are_measured_first_and_handed_on(tmp_path, monkeypatch):
     assert set(found) == set(CEILINGS)
     assert found[floor.COPY_BANDWIDTH].unit == "bytes_per_s"
     assert rows[-1].variant == cases.SRU
-    ceilings = {name: row.median for name, row in found.items()}
+    ceilings = {name: row.q3 for name, row in found.items()}
     work = floor.layers_work(cases.SRU, case.shape, variants.torch.float32, training=True)
     assert rows[-1].floor_s == work.floor_s(ceilings, floor.product_name("float32"))
 
@@ -185,6 +185,20 @@ def test_a_shared_machines_ceilings_are_handed_to_no_floor(tmp_path, monkeypatch
     )
     assert rows[-1].variant == cases.SRU and rows[-1].floor_s is None
     assert "no floors: other processes kept 1.0 cores busy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rate", "left_out"), [(1e10, False), (1e9, True)])
+def test_a_type_that_the_processor_lacks_is_left_out(rate, left_out, rows, tmp_path, capsys):
+    ceilings = CEILINGS | {floor.product_name("bfloat16"): rate}
+    chosen = [Case(kind="1"), Case(kind="2", dtype="bfloat16")]
+    slow = SlowWorker(rows)
+    _, failed = command.run_cases(
+        chosen, Setting("cpu", 1, ceilings), 1.0, ABOUT, tmp_path / "rows.jsonl", slow
+    )
+    assert [kind for kind, *_ in slow.seen] == ["1"] + ["2"] * (not left_out)
+    assert failed == []
+    said = "left out, 2: products of bfloat16 are 100.0 times slower here than of float32"
+    assert (said in capsys.readouterr().out) == left_out
 
 
 @pytest.mark.parametrize(

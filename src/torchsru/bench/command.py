@@ -20,6 +20,7 @@ from torchsru.bench import cases, report
 from torchsru.bench.cases import BenchError, Case
 from torchsru.bench.check import CheckError
 from torchsru.bench.figures import FORMATS
+from torchsru.bench.floor import product_name
 from torchsru.bench.history import rows_of
 from torchsru.bench.page import page
 from torchsru.bench.peers import PEERS
@@ -30,6 +31,7 @@ from torchsru.bench.worker import Measured, Worker
 
 SECONDS = {"cpu": 220.0, "cuda": 90.0}  # of sampling; building and checking come on top
 PEERS_S = 180.0  # to import the peers: the original compiles
+EMULATED = 20  # a type whose products are as many times slower than float32's is left out
 LOCAL = Path("results/local")
 FLOORS = ("inference", "forward", "training", "recurrence", "kernel")  # kinds that have them
 
@@ -238,6 +240,9 @@ def run_cases(
                 report.show(f"no time left for {case.name}")
                 failed.append(case.name)
                 continue
+            if why := _too_slow(case, setting):
+                report.show(f"left out, {case.name}: {why}")
+                continue
             share_s = budget_s * case.weight / weights
             try:
                 found = worker.run(case, setting, share_s, about, min(case.limit_s, left_s))
@@ -282,7 +287,16 @@ def _ceilings(rows: list[Row]) -> dict[str, float]:
     if rows[0].device == "cpu" and busy > BUSY:
         report.show(f"no floors: other processes kept {busy} cores busy as ceilings were measured")
         return {}
-    return {row.variant: row.median for row in rows}
+    return {row.variant: row.q3 for row in rows}  # whatever disturbs a rate lowers it
+
+
+def _too_slow(case: Case, setting: Setting) -> str | None:
+    """Why a case would take minutes: a type that the processor lacks. None: it would not."""
+    rate, usual = (setting.ceilings.get(product_name(t)) for t in (case.dtype, "float32"))
+    if rate is None or usual is None or rate * EMULATED >= usual:
+        return None
+    slower = report.times(usual / rate)
+    return f"products of {case.dtype} are {slower} times slower here than of float32"
 
 
 def _compare(options: argparse.Namespace) -> int:

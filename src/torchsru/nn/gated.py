@@ -12,8 +12,8 @@ Padding       each row's real steps come first, in both directions, so that padd
 Memory        of a CPU: PyTorch's LSTM keeps what oneDNN made for each shape, 1,024 of them at most;
               where lengths vary, ONEDNN_PRIMITIVE_CACHE_CAPACITY=32 in the environment bounds it
 Limits        PackedSequence, cu_seqlens, and on a GPU mask in eager mode only: PyTorch wants the
-              lengths on the CPU. On a CPU whose oneDNN lacks bfloat16 (AVX2 alone), PyTorch's LSTM does
-          not run under bfloat16's autocast
+              lengths on the CPU. LSTM does not run under bfloat16's autocast on a CPU whose oneDNN
+          lacks that type (one with AVX2 alone)
 Check         tests/nn/test_gated.py
 """
 
