@@ -219,10 +219,12 @@ struct Share { Range blocks, columns; };
 
 // Rows if each part gets about as many blocks of them, else columns, in lines of 16 counted from
 // each direction's start: whatever the parts, the same columns make a vector, and the same a rest.
+// Documents, whose lengths differ, are shared like rows only where there are more parts than lines.
 INLINE Share share_of(const Shape& s, int64_t part, int64_t parts) {
   const int64_t d = s.D / s.directions, lines_each = (d + 15) / 16;
   const int64_t blocks = row_blocks(s), lines = lines_each * s.directions;
-  if (!s.documents && (blocks % parts == 0 || blocks >= 4 * parts || lines < parts)) {
+  const bool even = blocks % parts == 0 || blocks >= 4 * parts;
+  if (s.documents ? lines < parts && lines < blocks : even || lines < parts) {
     return {share(blocks, part, parts), {0, s.D}};
   }
   const auto column = [&](int64_t line) {

@@ -98,7 +98,6 @@ struct Kernels {
 // Static, as every object has its own instruction set: the linker must not share a copy.
 // Rows whose sums are kept apart, so that threads can share the rows: a function of R alone.
 static inline int64_t rows_per_block(const Shape& s) {
-  if (s.documents) return s.R > 0 ? s.R : 1; // documents share threads by columns
   return s.R / 16 > 1 ? s.R / 16 : 1;
 }
 static inline int64_t row_blocks(const Shape& s) {

@@ -538,7 +538,7 @@ int main() {
       {70, 2, 33, 1, Sizes::rows},    {5, 35, 6, 2, Sizes::mask},      {9, 17, 70, 2, Sizes::rows},
       {13, 1, 34, 2, Sizes::documents}, {13, 1, 129, 1, Sizes::documents}, {4, 64, 16, 1, Sizes::rows},
       {0, 3, 4, 1, Sizes::rows},      {3, 0, 4, 2, Sizes::rows},       {3, 2, 0, 1, Sizes::rows},
-      {0, 1, 6, 2, Sizes::documents}, {2, 3, 2, 2, Sizes::mask},
+      {0, 1, 6, 2, Sizes::documents}, {2, 3, 2, 2, Sizes::mask},      {150, 1, 7, 1, Sizes::documents},
   };
   for (const Type type : types) {
     int turn = 0; // options take turns, shapes and types see them all
