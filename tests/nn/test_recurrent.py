@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from tests.autocast import skip_unless_it_runs
 from tests.nn.loops import B, D, I, L, make_bounds, make_mask, start_like
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves, tree_map
@@ -418,14 +419,8 @@ def test_exported_with_padding(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @each
 def test_autocast(name, dtype):
-    if name in GATED and dtype == torch.float16:
-        pytest.skip("nn.LSTM and nn.GRU on the CPU know no float16")
-    if name == "lstm":
-        with torch.autocast("cpu", dtype):
-            try:
-                torch.nn.LSTM(I, D)(draw(L, B, I, dtype=torch.float32))
-            except RuntimeError as error:
-                pytest.skip(f"nn.LSTM does not run under autocast on this CPU: {error}")
+    if name in GATED:
+        skip_unless_it_runs({"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[name], dtype)
     rnn, x = make(name, dtype=torch.float32), draw(L, B, I, dtype=torch.float32)
     expected, end = rnn(x)
     with torch.autocast("cpu", dtype):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchsru import ops
 from torchsru.ops import backends
+from torchsru.ops._triton import interpreted
 from torchsru.ops.scan.reference import linear_reference
 from torchsru.ops.sru.reference import sru_reference
 
@@ -32,9 +33,9 @@ BACKENDS = [
     pytest.param(name, marks=pytest.mark.skip(reason=why)) if (why := backends()[name]) else name
     for name in ("cpu", "torch", "torch_parallel")
 ]
-if torch.cuda.is_available():  # test_triton.py has fewer cases, for Triton's interpreter
+if torch.cuda.is_available() or interpreted():  # CI runs the fewer cases of test_triton.py so
     BACKENDS += [
-        pytest.param(name, marks=[pytest.mark.gpu, pytest.mark.slow])
+        pytest.param(name, marks=[pytest.mark.slow, *([pytest.mark.gpu] * (not interpreted()))])
         for name in ("triton", "triton_parallel")
     ]
 
