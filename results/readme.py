@@ -1,10 +1,10 @@
 """The tables in README.md, of tasks and of speeds.
 
 python results/readme.py    from the rows of the scripts beside this one, and of
-                            `torchsru bench --out results/cpu.jsonl`
+                            `torchsru bench --out results/cpu.jsonl`, cpu-avx2.jsonl
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,22 @@ import speech
 import translation
 from rows import put, table
 
+from torchsru.bench import cases
 from torchsru.bench.report import TABLE, TABLE_COLUMNS, about, times
 from torchsru.bench.rows import Row, read_rows
 
-ROWS = Path(__file__).with_name("cpu.jsonl")
-README = ROWS.parents[1] / "README.md"
+FOLDER = Path(__file__).parent
+RUNS = {"AVX-512": FOLDER / "cpu.jsonl", "AVX2": FOLDER / "cpu-avx2.jsonl"}
+README = FOLDER.parent / "README.md"
+#: of the case "unequal": heading of the table and variant
+UNEQUAL = {
+    "SRU, packed": cases.PACKED_SRU,
+    "SRU, padded": cases.PADDED_SRU,
+    "torchsru's LSTM, padded": cases.PADDED_LSTM,
+    "`nn.LSTM`, packed": cases.PACKED_LSTM,
+    "torchsru's GRU, padded": cases.PADDED_GRU,
+    "`nn.GRU`, packed": cases.PACKED_GRU,
+}
 SHOWN = {  # heading: that of docs/performance.md's table
     "SRU over its matrix products": "training over its three GEMMs",
     "`nn.LSTM` over SRU": "faster than nn.LSTM",
@@ -70,25 +81,55 @@ def tasks() -> list[str]:
     return table(["task, data", "measure", "SRU", "beside it", "training time"], cells)
 
 
-def lines(rows: Sequence[Row]) -> list[str]:
-    """Lines of the block of speeds."""
-    found = {(row.table_size, row.kind, row.variant, row.over): row for row in rows}
-    cells = []
-    for size in TABLE:
-        ratios = [found[(size, *TABLE_COLUMNS[column])] for column in SHOWN.values()]
-        shown = [f"{'~' if r.noisy else ''}{times(r.ratio)}" for r in ratios]
-        cells.append([", ".join(map(str, size)), *shown])
-    facts = about(rows[0])
-    machine = f"{facts['machine']['cpu']}, {facts['threads']} threads"
+def speeds(runs: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Lines of the block of speeds, of rows by instruction set."""
+    cells = [
+        [
+            ", ".join(map(str, size)),
+            name,
+            *(_shown(rows, size, TABLE_COLUMNS[c]) for c in SHOWN.values()),
+        ]
+        for size in TABLE
+        for name, rows in runs.items()
+    ]
     return [
-        *table(["steps, batch, width", *SHOWN], cells),
+        *table(["steps, batch, width", "CPU", *SHOWN], cells),
         "",
-        f"Time of a training step of one layer in float32, medians of ratios; `~`: a noisy one. "
-        f"{machine}, torch {facts['versions']['torch']}, commit {facts['commit'][:7]}; rows: "
-        f"`results/{ROWS.name}`.",
+        "Time of a training step of one layer in float32, medians of ratios; `~`: a noisy one.",
+        *(f"{name}: {_source(rows, RUNS[name])}" for name, rows in runs.items()),
     ]
 
 
+def unequal(rows: Sequence[Row], source: Path) -> list[str]:
+    """Lines of the block of rows of unequal lengths."""
+    found = {row.variant: row for row in rows if row.kind == "unequal"}
+    shape = next(iter(found.values())).shape
+    least = found[cases.PACKED_SRU].median
+    cells = [[f"{times(found[variant].median / least)}" for variant in UNEQUAL.values()]]
+    return [
+        *table(list(UNEQUAL), cells),
+        "",
+        f"Time of a training step over {shape['B']} rows of {shape['L'] // 4} to {shape['L']} "
+        f"steps, {shape['layers']} bidirectional layers of {shape['d']}, over the first: ratios of "
+        f"medians; packing and unpacking count. {_source(rows, source)}",
+    ]
+
+
+def _shown(rows: Sequence[Row], size: tuple[int, ...], column: tuple[str, str, str]) -> str:
+    (row,) = [r for r in rows if (r.table_size, r.kind, r.variant, r.over) == (size, *column)]
+    return f"{'~' if row.noisy else ''}{times(row.ratio)}"
+
+
+def _source(rows: Sequence[Row], path: Path) -> str:
+    facts = about(rows[0])
+    return (
+        f"{facts['machine']['cpu']}, {facts['threads']} threads, torch "
+        f"{facts['versions']['torch']}, commit {facts['commit'][:7]}; rows: `results/{path.name}`."
+    )
+
+
 if __name__ == "__main__":
+    runs = {name: read_rows(path) for name, path in RUNS.items()}
     put(README, "tasks", tasks())
-    put(README, "speed", lines(read_rows(ROWS)))
+    put(README, "speed", speeds(runs))
+    put(README, "unequal", unequal(runs["AVX2"], RUNS["AVX2"]))

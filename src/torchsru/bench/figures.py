@@ -77,9 +77,11 @@ def _sizes(rows: list[Row], kind: str) -> dict[tuple[int, ...], list[Row]]:
 
 
 def _subtitle(row: Row) -> str:
-    where = row.machine["gpu"] if row.device == "cuda" else row.machine["cpu"]
-    threads = "" if row.device == "cuda" else f", {row.threads} threads"
-    return f"{where}{threads}, {row.dtype}, torch {row.versions['torch']}"
+    machine = row.machine
+    where = machine["gpu"] if row.device == "cuda" else f"{machine['cpu']}, {row.threads} threads"
+    if row.device == "cpu" and machine["isa_torchsru"]:
+        where += f", {machine['isa_torchsru']}"
+    return f"{where}, {row.dtype}, torch {row.versions['torch']}"
 
 
 def _training(rows: list[Row], figure_class: Any) -> Any:
