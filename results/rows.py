@@ -92,14 +92,18 @@ class Rows:
     def about(self, rows: Iterable[dict]) -> str:
         """What rows were measured on, at which commits, and where they are. Exits if they are of
         several machines, numbers of threads or releases of PyTorch."""
-        places, commits = set(), set()
+        places, kinds, commits = set(), set(), set()
         for row in rows:
             machine, versions = row["environment"]["machine"], row["environment"]["versions"]
             threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-            places.add(f"{machine['cpu']}, {threads}, torch {versions['torch']}")
+            place = f"{machine['cpu']}, {threads}, torch {versions['torch']}"
+            places.add(place)
+            # processors of one name are told apart by what they can do
+            kinds.add(f"{place} ({machine.get('isa_torch')}, caches {machine.get('caches')})")
             commits.add((row["environment"].get("commit") or "unknown")[:7])
-        if len(places) > 1:
-            sys.exit(f"{self.file} mixes {' and '.join(sorted(places))}: measure all on one")
+        if len(kinds) > 1:
+            mixed = places if len(places) > 1 else kinds
+            sys.exit(f"{self.file} mixes {' and '.join(sorted(mixed))}: measure all on one")
         said = f"commit{'s' if len(commits) > 1 else ''} {', '.join(sorted(commits))}"
         return f"{places.pop()}, {said}; rows: `results/{self.file.name}`."
 

@@ -203,6 +203,10 @@ def test_a_table_of_several_machines_is_refused(tmp_path, shared, monkeypatch):
     script.ROWS.file.write_text("\n".join([*rows[::-1], one_thread]) + "\n")
     with pytest.raises(SystemExit, match="mixes a CPU, 1 thread, torch 2 and a CPU, 2 threads"):
         run(script, monkeypatch, "table")
+    older = first.replace('"threads": 2', '"threads": 2, "isa_torch": "AVX2"')
+    script.ROWS.file.write_text("\n".join([*rows[::-1], older]) + "\n")
+    with pytest.raises(SystemExit, match=r"mixes a CPU, .* \(AVX2, .* and a CPU, .* \(None, "):
+        run(script, monkeypatch, "table")
 
 
 def test_half_a_table_of_language_models_is_refused(tmp_path, shared, monkeypatch):
