@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from torchsru.bench import history
 from torchsru.bench.cases import BenchError
 from torchsru.bench.history import COMMITTED, rows_of
 
@@ -23,7 +24,8 @@ def checkout(rows, tmp_path):
 
     def write(commit):
         text = "".join(replace(row, commit=commit).to_json() + "\n" for row in rows[:3])
-        (folder / COMMITTED["cpu"]).write_text(text)
+        (folder / COMMITTED["cpu"][0]).write_text(text)
+        (folder / COMMITTED["cpu"][1]).write_text(text.replace("Test CPU", "Other CPU"))
         git("add", ".")
         git("commit", "-m", "rows")
         return git("rev-parse", "HEAD")
@@ -46,6 +48,17 @@ def test_else_those_that_it_holds(checkout):
     folder, code, measured = checkout
     assert {r.commit for r in rows_of("main", "cpu", folder)} == {"f" * 40}
     assert {r.commit for r in rows_of(measured, "cpu", folder)} == {code}
+
+
+@pytest.mark.parametrize(
+    ("isa", "cpu"),
+    [("avx512", "Test CPU"), ("avx2", "Other CPU"), (None, "Test CPU")],
+)
+def test_rows_of_a_cpu_like_this_one_come_first(isa, cpu, checkout, monkeypatch):
+    folder, code, measured = checkout
+    monkeypatch.setattr(history, "cpu_info", lambda: {"isa_used": isa})
+    for commit in (code, measured, "main"):
+        assert {row.machine["cpu"] for row in rows_of(commit, "cpu", folder)} == {cpu}
 
 
 def test_a_file_is_read(rows, tmp_path):
