@@ -11,7 +11,7 @@ from tests.nn.loops import B, D, I, L, make_bounds, make_mask, start_like
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torchsru.nn import RNNS, Recurrent
+from torchsru.nn import RNNS, Recurrent, SRUCell
 from torchsru.nn.state import detach, reorder, reset
 
 #: name: (of RNNS, options)
@@ -165,6 +165,22 @@ def test_packed_rows_cost_no_step_of_padding(name):
     assert [size.numel() for size in seen] == [sum(lengths)] * rnn.num_layers
 
 
+@pytest.mark.parametrize("sru", [RNNS["sru"], SRUCell])
+def test_packed_rows_do_not_meet_in_a_transform_along_time(sru):
+    class Causal(torch.nn.Conv1d):
+        def __init__(self, inputs, outputs):
+            super().__init__(inputs, outputs, 2, padding=1, dtype=torch.float64)
+
+        def forward(self, x):
+            return super().forward(x.permute(1, 2, 0))[:, :, : len(x)].permute(2, 0, 1)
+
+    rnn = sru(I, D, transform=Causal, dtype=torch.float64)
+    xs = [draw(n, I) for n in (4, 7, 1)]
+    h, lengths = pad_packed_sequence(rnn(pack_sequence(xs, enforce_sorted=False))[0])
+    for i, x in enumerate(xs):
+        close(h[: lengths[i], i], rnn(x)[0])
+
+
 @each
 def test_padding_documents_and_packed_rows_get_the_gradients_of_sequences_alone(name):
     rnn, mask, bounds = make(name), make_mask(L, B), make_bounds(9)
@@ -177,10 +193,15 @@ def test_padding_documents_and_packed_rows_get_the_gradients_of_sequences_alone(
     close(gradients(rnn(x, mask=mask)[0]), gradients(*rows))
     documents = [rnn(text[a:b])[0] for a, b in pairwise(bounds.tolist()) if b > a]
     close(gradients(rnn(text, cu_seqlens=bounds)[0]), gradients(*documents))
-    xs = [draw(n, I) for n in (4, 7, 1, 4)]
+    xs = [draw(n, I).requires_grad_() for n in (4, 7, 1, 4)]
     for some in (xs, sorted(xs, key=len, reverse=True)):
         packed = pack_sequence(some, enforce_sorted=some is not xs)
         close(gradients(rnn(packed)[0].data), gradients(*(rnn(x)[0] for x in xs)))
+        (got,), (want,) = (
+            torch.autograd.grad(sum(o.square().sum() for o in outputs), some[:1], retain_graph=True)
+            for outputs in ([rnn(packed)[0].data], [rnn(x)[0] for x in some])
+        )
+        close(got, want)
 
 
 @each

@@ -7,13 +7,13 @@ What it adds  mask and cu_seqlens, step, states in float32 at least, errors that
 What stays    the work is PyTorch's, called directly; parameters and their names, so that weights
               move both ways; `dropout` draws a new mask each step
 Padding       each row's real steps come first, in both directions, so that padding changes none.
-              A GPU runs packed rows. A CPU runs them several times slower than padded ones: there
-              rows stay padded, and LSTM's gates hold the cell that padding would change.
+              A GPU runs packed rows. A CPU runs them slower than padded ones: there rows stay
+              padded, and LSTM's gates hold the cell that padding would change.
 Memory        of a CPU: PyTorch's LSTM keeps what oneDNN made for each shape, 1,024 of them at most;
               where lengths vary, ONEDNN_PRIMITIVE_CACHE_CAPACITY=32 in the environment bounds it
 Limits        PackedSequence, cu_seqlens, and on a GPU mask in eager mode only: PyTorch wants the
-              lengths on the CPU. LSTM does not run under bfloat16's autocast on a CPU whose oneDNN
-          lacks that type (one with AVX2 alone)
+              lengths on the CPU. LSTM does not run under bfloat16's autocast on a CPU whose
+              oneDNN lacks that type
 Check         tests/nn/test_gated.py
 """
 

@@ -12,7 +12,7 @@ State     a pytree whose tensors have the batch at dim 1; torchsru.nn.state serv
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,6 @@ class Recurrent(nn.Module):
     num_layers: int
     num_directions: int
     batch_first: bool
-
-    _packed_as_documents: ClassVar[bool] = True
-    """Whether the rows of a PackedSequence run end to end: no step is padding. Where steps attend
-    to each other that would cost more than padding."""
 
     def _set_sizes(
         self,
@@ -164,19 +160,24 @@ class Recurrent(nn.Module):
     def _forward_packed(self, packed, state, mask, cu_seqlens):
         """A PackedSequence; states have its rows in the caller's order, as in `nn.LSTM`."""
         self._check_packed(packed, mask, cu_seqlens)
-        if self._packed_as_documents:
+        if packed.data.device.type == "cpu" and self._steps_apart():  # no GPU has timed it
             order, back, bounds = document_order(packed)
             if state is not None:
                 self._check_state(state, len(bounds) - 1)
-            x = packed.data.index_select(0, order).unsqueeze(1)
+            x = permute(packed.data, order, back).unsqueeze(1)
             h, state = self._run(x, state, None, bounds)
-            data = h.squeeze(1).index_select(0, back)
+            data = permute(h.squeeze(1), back, order)
             return PackedSequence(data, *packed[1:]), state
         x, mask, lengths = unpack(packed)
         if state is not None:
             self._check_state(state, x.shape[1])
         h, state = self._run(x, state, mask, None)
         return pack_like(packed, h, lengths), state
+
+    def _steps_apart(self) -> bool:
+        """Whether nothing but the recurrences joins steps, so that packed rows may run end to end
+        as documents, no step of them padding."""
+        return False
 
     def _check_packed(
         self, packed: PackedSequence, mask: Tensor | None, cu_seqlens: Tensor | None
@@ -208,22 +209,43 @@ class Recurrent(nn.Module):
 
 
 def document_order(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
-    """A packed batch of T steps as documents end to end, rows in the caller's order.
+    """A packed batch of T steps, on a CPU, as documents end to end, rows in the caller's order.
 
     Returns: the place among the packed steps of each document's step [T], the inverse [T], and the
         documents' bounds [B + 1].
     """
-    sizes_L = packed.batch_sizes  # on the CPU: rows, longest first, that have a step t
+    sizes_L = packed.batch_sizes  # how many rows, longest first, have a step t
     row = torch.arange(int(sizes_L[0]))
     place_BL = row[:, None] + (sizes_L.cumsum(0) - sizes_L)
     there_BL = row[:, None] < sizes_L
     if packed.unsorted_indices is not None:
-        rows = packed.unsorted_indices.cpu()
+        rows = packed.unsorted_indices
         place_BL, there_BL = place_BL[rows], there_BL[rows]
     order = place_BL[there_BL]
     bounds = F.pad(there_BL.sum(1).cumsum(0), (1, 0))
-    device = packed.data.device
-    return order.to(device), order.argsort().to(device), bounds.to(device)
+    return order, order.argsort(), bounds
+
+
+class _Permute(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, order, inverse):
+        return x.index_select(0, order)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        order, inverse = ctx.saved_tensors
+        return permute(gradient, inverse, order), None, None
+
+
+def permute(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """x[order]; its gradient is gathered too, where that of `index_select` would be added up."""
+    return _Permute.apply(x, order, inverse)
 
 
 def unpack(packed: PackedSequence) -> tuple[Tensor, Tensor, Tensor]:
@@ -295,6 +317,12 @@ def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
         and "forward" not in module.__dict__
         and not torch.nn.modules.module._has_any_global_hook()
     )
+
+
+def acts_by_step(transform: nn.Module) -> bool:
+    """Whether a module is known to make each step of its output from that step alone."""
+    parts = transform if type(transform) is nn.Sequential else [transform]
+    return all(type(part) is nn.Linear for part in parts)
 
 
 def wrong_type(x: Tensor, worker: nn.Module) -> str | None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from torchsru.nn.recurrent import (
     Recurrent,
+    acts_by_step,
     check_probabilities,
     check_state_tensor,
     count_rows,
@@ -219,6 +220,9 @@ class SRUCell(Recurrent):
             h = h if mask is None else h.masked_fill(mask[:, :, None], 0)
         return h, to_directions(c, self.num_directions)
 
+    def _steps_apart(self):
+        return acts_by_step(self.transform)
+
     def _check_state(self, state, rows):
         _check_state(self, state, rows, self.bias)
 
@@ -384,6 +388,9 @@ class SRU(Recurrent):
             x, state_i = layer(x, state_i, mask=mask, cu_seqlens=cu_seqlens, inside=True)
             states.append(state_i)
         return x, states[0] if len(states) == 1 else torch.cat(states)
+
+    def _steps_apart(self):
+        return all(isinstance(layer, SRUCell) and layer._steps_apart() for layer in self.layers)
 
     def _check_state(self, state, rows):
         bottom = self.layers[0]

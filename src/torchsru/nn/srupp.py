@@ -50,8 +50,6 @@ class Attentive(Recurrent):
     causal: bool
     context_size: int
 
-    _packed_as_documents = False
-
     def _set_attention(
         self,
         projection_size: int,

@@ -154,6 +154,9 @@ class Stack(Recurrent):
             ends.append(end)
         return x, self._join(ends)
 
+    def _steps_apart(self):
+        return True
+
     def _split(self, state: Any) -> Sequence[Any]:
         """The state of each layer."""
         return state.split(self.num_directions)

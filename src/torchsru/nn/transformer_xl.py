@@ -179,8 +179,6 @@ class TransformerXL(Recurrent):
             H does not divide D.
     """
 
-    _packed_as_documents = False
-
     def __init__(
         self,
         input_size: int,
