@@ -217,14 +217,27 @@ INLINE Range share(int64_t n, int64_t part, int64_t parts) {
 
 struct Share { Range blocks, columns; };
 
+// The most steps of documents that a part gets when blocks of them are shared.
+INLINE int64_t longest_share(const Shape& s, int64_t parts) {
+  const int64_t n = rows_per_block(s), blocks = row_blocks(s);
+  int64_t longest = 0;
+  for (int64_t part = 0; part < parts; ++part) {
+    const Range mine = share(blocks, part, parts);
+    const int64_t begin = mine.begin * n, end = mine.end * n < s.R ? mine.end * n : s.R;
+    const int64_t steps = begin < end ? s.documents[end] - s.documents[begin] : 0;
+    longest = steps > longest ? steps : longest;
+  }
+  return longest;
+}
+
 // Rows if each part gets about as many blocks of them, else columns, in lines of 16 counted from
 // each direction's start: whatever the parts, the same columns make a vector, and the same a rest.
-// Documents, whose lengths differ, are shared like rows only where there are more parts than lines.
+// Documents if there are more parts than lines, and no part gets more steps than that is worth.
 INLINE Share share_of(const Shape& s, int64_t part, int64_t parts) {
   const int64_t d = s.D / s.directions, lines_each = (d + 15) / 16;
   const int64_t blocks = row_blocks(s), lines = lines_each * s.directions;
   const bool even = blocks % parts == 0 || blocks >= 4 * parts;
-  if (s.documents ? lines < parts && lines < blocks : even || lines < parts) {
+  if (s.documents ? lines < parts && longest_share(s, parts) * lines < s.L : even || lines < parts) {
     return {share(blocks, part, parts), {0, s.D}};
   }
   const auto column = [&](int64_t line) {

@@ -157,8 +157,14 @@ struct Sequences {
       }
       shape.mask = mask.get();
     } else if (s.sequences == Sizes::documents) {
-      bounds.reset(new int64_t[6]{0, 0, s.L / 3, s.L / 3, s.L, s.L});
-      shape.R = 5;
+      if (s.L < 100) {
+        bounds.reset(new int64_t[6]{0, 0, s.L / 3, s.L / 3, s.L, s.L});
+        shape.R = 5;
+      } else { // several to a block
+        shape.R = 40;
+        bounds.reset(new int64_t[41]{0});
+        for (int64_t i = 1; i <= 40; ++i) bounds[i] = i < 40 ? 7 * i % 8 + bounds[i - 1] : s.L;
+      }
       shape.documents = bounds.get();
     }
   }
@@ -539,6 +545,7 @@ int main() {
       {13, 1, 34, 2, Sizes::documents}, {13, 1, 129, 1, Sizes::documents}, {4, 64, 16, 1, Sizes::rows},
       {0, 3, 4, 1, Sizes::rows},      {3, 0, 4, 2, Sizes::rows},       {3, 2, 0, 1, Sizes::rows},
       {0, 1, 6, 2, Sizes::documents}, {2, 3, 2, 2, Sizes::mask},      {150, 1, 7, 1, Sizes::documents},
+      {150, 1, 34, 2, Sizes::documents},
   };
   for (const Type type : types) {
     int turn = 0; // options take turns, shapes and types see them all
