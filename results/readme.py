@@ -22,15 +22,6 @@ from torchsru.bench.rows import Row, read_rows
 FOLDER = Path(__file__).parent
 RUNS = {"AVX-512": FOLDER / "cpu.jsonl", "AVX2": FOLDER / "cpu-avx2.jsonl"}
 README = FOLDER.parent / "README.md"
-#: of the case "unequal": heading of the table and variant
-UNEQUAL = {
-    "SRU, packed": cases.PACKED_SRU,
-    "SRU, padded": cases.PADDED_SRU,
-    "torchsru's LSTM, padded": cases.PADDED_LSTM,
-    "`nn.LSTM`, packed": cases.PACKED_LSTM,
-    "torchsru's GRU, padded": cases.PADDED_GRU,
-    "`nn.GRU`, packed": cases.PACKED_GRU,
-}
 SHOWN = {  # heading: that of docs/performance.md's table
     "SRU over its matrix products": "training over its three GEMMs",
     "`nn.LSTM` over SRU": "faster than nn.LSTM",
@@ -100,23 +91,25 @@ def speeds(runs: Mapping[str, Sequence[Row]]) -> list[str]:
     ]
 
 
-def unequal(rows: Sequence[Row], source: Path) -> list[str]:
+def unequal(rows: Sequence[Row], path: Path) -> list[str]:
     """Lines of the block of rows of unequal lengths."""
-    found = {row.variant: row for row in rows if row.kind == "unequal"}
-    shape = next(iter(found.values())).shape
-    least = found[cases.PACKED_SRU].median
-    cells = [[f"{times(found[variant].median / least)}" for variant in UNEQUAL.values()]]
+    found = [row for row in rows if row.kind == "unequal" and row.over == cases.PACKED_SRU]
+    shape = found[0].shape
     return [
-        *table(list(UNEQUAL), cells),
+        *table([f"{row.variant} over {row.over}" for row in found], [map(_ratio, found)]),
         "",
         f"Time of a training step over {shape['B']} rows of {shape['L'] // 4} to {shape['L']} "
-        f"steps, {shape['layers']} bidirectional layers of {shape['d']}, over the first: ratios of "
-        f"medians; packing and unpacking count. {_source(rows, source)}",
+        f"steps, {shape['layers']} bidirectional layers of {shape['d']}, medians of ratios; "
+        f"packing and unpacking count. {_source(rows, path)}",
     ]
 
 
 def _shown(rows: Sequence[Row], size: tuple[int, ...], column: tuple[str, str, str]) -> str:
     (row,) = [r for r in rows if (r.table_size, r.kind, r.variant, r.over) == (size, *column)]
+    return _ratio(row)
+
+
+def _ratio(row: Row) -> str:
     return f"{'~' if row.noisy else ''}{times(row.ratio)}"
 
 

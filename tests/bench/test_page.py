@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from torchsru.bench import cases, command
+from torchsru.bench.floor import product_name
 from torchsru.bench.page import NOT_MEASURED, losses, page
+from torchsru.bench.report import NO_FLOORS
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +50,33 @@ def test_each_run_has_a_part_of_its_own(rows):
     assert "`make gpu ROWS=results/gpu.jsonl`" in wide
     for part, stem in {wide: "cpu", old: "old", gpu: "gpu"}.items():
         assert part.count(".png") == 1 and f"![{stem}](figures/{stem}.png)" in part
+
+
+def test_what_a_run_lacks_is_said(rows):
+    def ceiling(dtype, q3, busy_cores):
+        return replace(
+            rows[0], kind="ceilings", variant=product_name(dtype), q3=q3, busy_cores=busy_cores
+        )
+
+    lacks = "Left out: layers in bfloat16; products of bfloat16 are 50.0 times slower here"
+    for q3, busy_cores in ((2e9, 0.0), (1e11, 0.0), (1e11, 1.0)):
+        ceilings = [ceiling("float32", 1e11, busy_cores), ceiling("bfloat16", q3, busy_cores)]
+        text = page({"cpu.jsonl": [*ceilings, *rows]}, {}, Path("page.md"))
+        assert (lacks in text) == (q3 < 1e11)
+        assert (NO_FLOORS in text) == (busy_cores > 0)
+
+
+def test_runs_on_one_kind_of_machine_are_told_apart(rows):
+    text = page({"results/a.jsonl": rows, "results/b.jsonl": rows}, {}, Path("docs/page.md"))
+    for stem in "ab":
+        assert text.count(f"## On a CPU with AVX-512, {stem}\n") == 1
+
+
+def test_rows_of_two_devices_are_no_run(rows, tmp_path, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(row.to_json() + "\n" for row in (rows[0], on_a_gpu(rows[0]))))
+    assert command.main(["report", str(file)]) == 2
+    assert "must hold the rows of one device" in capsys.readouterr().err
 
 
 def test_losses_are_named_with_their_reason(rows):

@@ -10,8 +10,9 @@ import pytest
 from tests.bench.conftest import ABOUT, InProcess
 
 from torchsru._machine import caches, commit, machine, versions
-from torchsru.bench import cases, command, floor, suites, variants
+from torchsru.bench import cases, command, floor, report, suites, variants
 from torchsru.bench.cases import ORIGINAL, BenchError, Case
+from torchsru.bench.check import CheckError
 from torchsru.bench.process import peak_bytes
 from torchsru.bench.rows import read_rows
 from torchsru.bench.variants import Setting
@@ -152,6 +153,20 @@ def test_one_that_fails_is_left_out_but_ours_may_not(monkeypatch):
         run_case(case, Setting("cpu", 1), 0.0, ABOUT)
 
 
+def test_packed_and_padded_rows_are_compared_before_they_are_timed(monkeypatch):
+    case = tiny(suites.UNEQUAL_ROWS)
+    make = variants.make_unequal
+
+    def broken(name, shape, where):
+        network = make(name, shape, where)
+        run = network.run
+        return replace(network, run=lambda x: 1.1 * run(x)) if name == cases.PACKED_SRU else network
+
+    monkeypatch.setattr(variants, "make_unequal", broken)
+    with pytest.raises(CheckError, match="SRU, packed and SRU, padded differ"):
+        run_case(case, Setting("cpu", 1), 0.0, ABOUT)
+
+
 def test_the_originals_kernel_stands_beside_no_graph():
     case = replace(tiny(CASES["paper's figure, forward: L=32 B=32 d=256"]), graph=True)
     left_out = run_case(case, Setting("cpu", 1), 0.0, ABOUT).left_out
@@ -184,21 +199,42 @@ def test_a_shared_machines_ceilings_are_handed_to_no_floor(tmp_path, monkeypatch
         chosen, Setting("cpu", 1), 0.01, ABOUT, tmp_path / "rows.jsonl", InProcess()
     )
     assert rows[-1].variant == cases.SRU and rows[-1].floor_s is None
-    assert "no floors: other processes kept 1.0 cores busy" in capsys.readouterr().out
+    assert report.NO_FLOORS in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("rate", "left_out"), [(1e10, False), (1e9, True)])
-def test_a_type_that_the_processor_lacks_is_left_out(rate, left_out, rows, tmp_path, capsys):
-    ceilings = CEILINGS | {floor.product_name("bfloat16"): rate}
-    chosen = [Case(kind="1"), Case(kind="2", dtype="bfloat16")]
-    slow = SlowWorker(rows)
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("busy_cores", [0.0, 1.0])
+def test_products_of_a_type_that_the_processor_lacks_are_left_out(
+    asked, busy_cores, rows, tmp_path, capsys
+):
+    rates = {"float32": 1e11, "bfloat16": 1e9}
+    ceilings = [
+        replace(
+            rows[0], kind="ceilings", variant=floor.product_name(t), q3=q3, busy_cores=busy_cores
+        )
+        for t, q3 in rates.items()
+    ]
+
+    class Measuring(SlowWorker):
+        def run(self, case, *rest):
+            self.seen.append(case.name)
+            return Measured(ceilings if case.kind == "ceilings" else [rows[0]])
+
+    shape = cases.Shape(L=1, B=1, d=1)
+    chosen = [
+        suites.CEILINGS,
+        *(Case(kind=kind, shape=shape, dtype="bfloat16") for kind in ("training", "kernel")),
+        Case(kind="training", shape=shape),
+    ]
+    worker = Measuring(rows)
     _, failed = command.run_cases(
-        chosen, Setting("cpu", 1, ceilings), 1.0, ABOUT, tmp_path / "rows.jsonl", slow
+        chosen, Setting("cpu", 1), 1.0, ABOUT, tmp_path / "rows.jsonl", worker, asked=asked
     )
-    assert [kind for kind, *_ in slow.seen] == ["1"] + ["2"] * (not left_out)
-    assert failed == []
-    said = "left out, 2: products of bfloat16 are 100.0 times slower here than of float32"
-    assert (said in capsys.readouterr().out) == left_out
+    assert worker.seen == [case.name for case in (chosen[0], *chosen[2:])]
+    assert failed == ([chosen[1].name] if asked else [])
+    said = capsys.readouterr().out
+    assert "products of bfloat16 are 100.0 times slower here than of float32" in said
+    assert (report.NO_FLOORS in said) == (busy_cores > 0)
 
 
 @pytest.mark.parametrize(

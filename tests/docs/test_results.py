@@ -280,3 +280,5 @@ def test_the_readmes_speeds_are_those_of_the_rows(tmp_path, shared, monkeypatch)
         for name, rows in runs.items()
     }
     assert script.speeds(slower) != script.speeds(runs)
+    unequal = [script.unequal(some["AVX2"], script.RUNS["AVX2"]) for some in (slower, runs)]
+    assert unequal[0] != unequal[1]

@@ -20,20 +20,20 @@ from torchsru.bench import cases, report
 from torchsru.bench.cases import BenchError, Case
 from torchsru.bench.check import CheckError
 from torchsru.bench.figures import FORMATS
-from torchsru.bench.floor import product_name
+from torchsru.bench.floor import emulated
 from torchsru.bench.history import rows_of
 from torchsru.bench.page import page
 from torchsru.bench.peers import PEERS
-from torchsru.bench.rows import BUSY, Row, read_rows
+from torchsru.bench.rows import Row, read_rows
 from torchsru.bench.suites import CEILINGS, SUITES
 from torchsru.bench.variants import Setting
 from torchsru.bench.worker import Measured, Worker
 
 SECONDS = {"cpu": 220.0, "cuda": 90.0}  # of sampling; building and checking come on top
 PEERS_S = 180.0  # to import the peers: the original compiles
-EMULATED = 20  # a type whose products are as many times slower than float32's is left out
 LOCAL = Path("results/local")
-FLOORS = ("inference", "forward", "training", "recurrence", "kernel")  # kinds that have them
+PRODUCTS = ("inference", "forward", "training")  # kinds of case that multiply matrices
+FLOORS = (*PRODUCTS, "recurrence", "kernel")  # and those that have floors
 
 
 class Runner(Protocol):
@@ -167,7 +167,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         rows, failed = run_cases(
             chosen, setting, options.seconds or SECONDS[device], about, out, worker,
-            limit_s=options.limit or float("inf"),
+            limit_s=options.limit or float("inf"), asked=options.dtype is not None,
         )  # fmt: skip
     finally:
         worker.close()
@@ -209,6 +209,7 @@ def run_cases(
     worker: Runner,
     *,
     limit_s: float = float("inf"),
+    asked: bool = False,
     now: Callable[[], float] = time.monotonic,
 ) -> tuple[list[Row], list[str]]:
     """Check and measure cases one after the other, show each, and write its rows at once.
@@ -216,6 +217,7 @@ def run_cases(
     Args:
         budget_s: of sampling, shared out by the cases' weights.
         limit_s: of everything: no case begins after it, and one that runs then is ended.
+        asked: for the cases' type, by name: one that is left out for it has failed.
         now: the clock that the limit is of.
 
     Returns: the rows, and the names of the cases that their check refused, that failed, or that
@@ -231,6 +233,7 @@ def run_cases(
     end_s = now() + limit_s
     rows: list[Row] = []
     failed = []
+    slow: dict[str, float] = {}  # types that the processor lacks
     weights = sum(case.weight for case in chosen)
     with file:
         setting = _without_absent(chosen, setting, worker, min(PEERS_S, limit_s / 3))
@@ -240,8 +243,10 @@ def run_cases(
                 report.show(f"no time left for {case.name}")
                 failed.append(case.name)
                 continue
-            if why := _too_slow(case, setting):
+            if case.kind in PRODUCTS and case.dtype in slow:
+                why = report.emulated_words(case.dtype, slow[case.dtype])
                 report.show(f"left out, {case.name}: {why}")
+                failed += [case.name] if asked else []
                 continue
             share_s = budget_s * case.weight / weights
             try:
@@ -255,7 +260,11 @@ def run_cases(
             file.flush()
             rows += found.rows
             if case.kind == "ceilings":
-                setting = replace(setting, ceilings=_ceilings(found.rows))
+                slow = emulated(_rates(found.rows))
+                if found.rows[0].shared:
+                    report.show(report.NO_FLOORS)
+                else:
+                    setting = replace(setting, ceilings=_rates(found.rows))
             columns = report.columns(found.rows)
             report.show_table(case.name, columns, report.cells(found.rows))
             for name, why in found.left_out.items():
@@ -281,22 +290,9 @@ def _without_absent(
     return replace(setting, absent=absent)
 
 
-def _ceilings(rows: list[Row]) -> dict[str, float]:
-    """The machine's rates by name; none if it was shared when they were measured."""
-    busy = rows[0].busy_cores or 0
-    if rows[0].device == "cpu" and busy > BUSY:
-        report.show(f"no floors: other processes kept {busy} cores busy as ceilings were measured")
-        return {}
-    return {row.variant: row.q3 for row in rows}  # whatever disturbs a rate lowers it
-
-
-def _too_slow(case: Case, setting: Setting) -> str | None:
-    """Why a case would take minutes: a type that the processor lacks. None: it would not."""
-    rate, usual = (setting.ceilings.get(product_name(t)) for t in (case.dtype, "float32"))
-    if rate is None or usual is None or rate * EMULATED >= usual:
-        return None
-    slower = report.times(usual / rate)
-    return f"products of {case.dtype} are {slower} times slower here than of float32"
+def _rates(rows: list[Row]) -> dict[str, float]:
+    """The ceilings by name: upper quartiles, since whatever disturbs a rate lowers it."""
+    return {row.variant: row.q3 for row in rows if row.kind == "ceilings"}
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -314,6 +310,9 @@ def _show_comparison(old: list[Row], new: list[Row]) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     runs = {path.as_posix(): read_rows(path) for path in options.rows}
+    for source, rows in runs.items():
+        if len({row.device for row in rows}) > 1:
+            raise BenchError(f"{source} must hold the rows of one device, got CPU and GPU")
     figures: dict[str, list[Path]] = {}
     if options.figures:
         from torchsru.bench.figures import draw

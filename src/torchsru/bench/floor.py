@@ -23,12 +23,29 @@ COPY_ELEMENTS = {"cpu": 2**26, "cuda": 2**29}
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
 PRODUCT_S = 0.5  # no longer: in a type that a processor lacks the longest side would take minutes
 
+EMULATED = 20  # times slower than float32's: products of a type that the processor lacks
+
 COPY_BANDWIDTH = "copy bandwidth"
 
 
 def product_name(dtype: str, tf32: bool = False) -> str:
     """The variant of the case "ceilings" that measures a product's rate."""
     return f"product, {dtype}{' with TF32' if tf32 and dtype == 'float32' else ''}"
+
+
+def emulated(rates: dict[str, float]) -> dict[str, float]:
+    """The types whose products are EMULATED times slower than float32's, or more: how many times.
+
+    Args:
+        rates: operations/s by `product_name`.
+    """
+    usual = rates.get(product_name("float32"), 0.0)
+    found = {
+        dtype: usual / rates[product_name(dtype)]
+        for dtype in ("bfloat16",)
+        if product_name(dtype) in rates
+    }
+    return {dtype: times for dtype, times in found.items() if times >= EMULATED}
 
 
 @dataclass(frozen=True)

@@ -115,21 +115,21 @@ def make(name: str, shape: Shape, where: Where) -> Network:
     return Network(module.to(where.device, where.dtype), x_LBF)
 
 
-#: Networks over rows of unequal lengths, by the name of their variant.
-UNEQUAL: dict[str, Callable[..., nn.Module]] = {
-    PADDED_SRU: torchsru.SRU,
-    PACKED_SRU: torchsru.SRU,
-    PADDED_LSTM: torchsru.nn.LSTM,
-    PACKED_LSTM: nn.LSTM,
-    PADDED_GRU: torchsru.nn.GRU,
-    PACKED_GRU: nn.GRU,
+#: Networks over rows of unequal lengths by the name of their variant; whether they are packed.
+UNEQUAL: dict[str, tuple[Callable[..., nn.Module], bool]] = {
+    PACKED_SRU: (torchsru.SRU, True),
+    PADDED_SRU: (torchsru.SRU, False),
+    PADDED_LSTM: (torchsru.nn.LSTM, False),
+    PACKED_LSTM: (nn.LSTM, True),
+    PADDED_GRU: (torchsru.nn.GRU, False),
+    PACKED_GRU: (nn.GRU, True),
 }
 
 
 def make_unequal(name: str, shape: Shape, where: Where) -> Network:
     """Build one of UNEQUAL over rows of L / 4 to L steps: with a mask, or packed and unpacked."""
-    sizes = (shape.features, shape.d, shape.layers)
-    module = UNEQUAL[name](*sizes, bidirectional=shape.bidirectional)
+    make_module, packs = UNEQUAL[name]
+    module = make_module(shape.features, shape.d, shape.layers, bidirectional=shape.bidirectional)
     lengths_B = torch.linspace(shape.L / 4, shape.L, shape.B).round().long()
     mask_LB = (torch.arange(shape.L)[:, None] >= lengths_B).to(where.device)
 
@@ -140,9 +140,9 @@ def make_unequal(name: str, shape: Shape, where: Where) -> Network:
         rows = pack_padded_sequence(x_LBF, lengths_B, enforce_sorted=False)
         return pad_packed_sequence(module(rows)[0])[0]
 
-    run = packed if name in (PACKED_SRU, PACKED_LSTM, PACKED_GRU) else padded
     x_LBF = where.randn(shape.L, shape.B, shape.features)
-    return Network(module.to(where.device, where.dtype), x_LBF, run)
+    module = module.to(where.device, where.dtype)
+    return Network(module, x_LBF, packed if packs else padded)
 
 
 def _qrnn(*sizes: int, bidirectional: bool) -> nn.Module:

@@ -1,11 +1,15 @@
 """The page docs/performance.md, written from rows: no number of it stands anywhere else."""
 
+from collections import Counter
 from pathlib import Path
 
 from torchsru.bench.cases import CONV, CONV2, GRU, HGRN, LSTM, MAMBA, ORIGINAL, QRNN, SRU
+from torchsru.bench.floor import emulated
 from torchsru.bench.report import (
+    NO_FLOORS,
     about,
     case_tables,
+    emulated_words,
     heading,
     images,
     markdown_table,
@@ -71,21 +75,29 @@ def page(runs: dict[str, list[Row]], figures: dict[str, list[Path]], target: Pat
         f"```bash\n{command}\n```",
         _reruns(runs),
     ]
+    titles = _titles(runs)
     for source, rows in runs.items():
-        parts.append(f"## {_title(rows)}")
+        parts.append(f"## {titles[source]}")
         parts += _run(rows, figures.get(source, []), target)
     if not any(rows[0].device == "cuda" for rows in runs.values()):
         parts += [f"## {TITLES['cuda']}", NOT_MEASURED]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
-def _title(rows: list[Row]) -> str:
-    return TITLES["cuda" if rows[0].device == "cuda" else rows[0].machine["isa_torchsru"]]
+def _titles(runs: dict[str, list[Row]]) -> dict[str, str]:
+    """A heading for each run; those of one kind of machine are told apart by their files."""
+    titles = {
+        source: TITLES["cuda" if rows[0].device == "cuda" else rows[0].machine["isa_torchsru"]]
+        for source, rows in runs.items()
+    }
+    shared = [title for title, n in Counter(titles.values()).items() if n > 1]
+    return {s: f"{t}, {Path(s).stem}" if t in shared else t for s, t in titles.items()}
 
 
 def _reruns(runs: dict[str, list[Row]]) -> str:
+    titles = _titles(runs)
     lines = [
-        [_title(rows), f"`{source}`", f"`{COMMANDS[rows[0].device].format(rows=source)}`"]
+        [titles[source], f"`{source}`", f"`{COMMANDS[rows[0].device].format(rows=source)}`"]
         for source, rows in runs.items()
     ]
     return markdown_table(("what", "rows", "to measure it again"), lines)
@@ -97,9 +109,13 @@ def _run(rows: list[Row], figures: list[Path], target: Path) -> list[str]:
         for name, package in {ORIGINAL: "sru", HGRN: "fla", MAMBA: "mamba_ssm"}.items()
         if package in rows[0].versions and rows[0].versions[package] is None
     ]
+    ceilings = [row for row in rows if row.kind == "ceilings"]
+    slow = emulated({row.variant: row.q3 for row in ceilings})
     return [
         f"```text\n{heading(about(rows[0]))}\n\n{summary(rows)}\n```",
         f"Not installed where this was measured: {', '.join(absent)}." if absent else "",
+        *(f"Left out: layers in {t}; {emulated_words(t, slower)}." for t, slower in slow.items()),
+        NO_FLOORS if any(row.shared for row in ceilings) else "",
         images(figures, target),
         overview(rows),
         "### Where SRU loses, and why",

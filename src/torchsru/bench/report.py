@@ -22,6 +22,8 @@ from torchsru.bench.suites import TABLE
 
 WIDTH = 132  # of tables that go to a file
 
+NO_FLOORS = "No floors: other processes kept the CPU busy while its ceilings were measured."
+
 MARKS = {True: "met", False: "MISSED", None: ""}
 
 
@@ -47,6 +49,11 @@ def amount(value: float, unit: str) -> str:
 def times(ratio: float) -> str:
     """A ratio with three digits or so."""
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+
+
+def emulated_words(dtype: str, slower: float) -> str:
+    """Why cases of a type are left out."""
+    return f"products of {dtype} are {times(slower)} times slower here than of float32"
 
 
 def _digits(value: float) -> str:

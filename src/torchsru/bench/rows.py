@@ -65,6 +65,11 @@ class Row:
         one_layer &= self.case.startswith(f"{self.kind}: ")  # and has no title of its own
         return tuple(self.shape[name] for name in "LBd") if one_layer else None
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes kept the CPU busy that it was measured on."""
+        return self.device == "cpu" and (self.busy_cores or 0) > BUSY
+
     def to_json(self) -> str:
         out = {}
         for name, value in asdict(self).items():

@@ -50,7 +50,7 @@ READER = Shape(L=128, B=32, d=128, input_size=600, layers=6, bidirectional=True)
 CHARACTERS = Shape(L=100, B=128, d=1152, layers=10)
 SEPARATOR = Shape(L=125, B=250, d=32, input_size=512, layers=4, bidirectional=True)
 
-UNEQUAL = Case(
+UNEQUAL_ROWS = Case(
     kind="unequal",
     title="rows of a quarter of L to L steps, training",
     shape=Shape(L=200, B=32, d=128, layers=2, bidirectional=True),
@@ -174,7 +174,7 @@ CPU: tuple[Case, ...] = (
         weight=3,
         beside=(LSTM, GRU, ORIGINAL),
     ),
-    UNEQUAL,
+    UNEQUAL_ROWS,
     *_lengths_on_cpu(),
     Case(
         kind="call",
@@ -327,7 +327,7 @@ def _gpu_rest() -> list[Case]:
                 "speech separation": SEPARATOR,
             }.items()
         ),
-        _gpu(UNEQUAL),
+        _gpu(UNEQUAL_ROWS),
         _layer("training", "character model", CHARACTERS, LSTM),
         _layer("training", "character model", CHARACTERS, LSTM, dtype="bfloat16"),
         *(

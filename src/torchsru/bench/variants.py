@@ -56,7 +56,7 @@ from torchsru.bench.floor import (
     recurrence_bytes,
 )
 from torchsru.bench.measure import Variant
-from torchsru.bench.networks import Network, Where, make, make_unequal, weights
+from torchsru.bench.networks import UNEQUAL, Network, Where, make, make_unequal, weights
 from torchsru.bench.peers import PEERS, missing, recurrence
 from torchsru.bench.process import KernelWorker, import_seconds, peak_bytes
 from torchsru.bench.suites import sequential_over_parallel
@@ -323,18 +323,26 @@ def _training(contest: Contest) -> None:
 
 
 def _unequal(contest: Contest) -> None:
-    """A training step over rows of unequal lengths, padded with a mask and packed."""
+    """A training step over rows of unequal lengths, packed, and padded with a mask."""
     shape, where = contest.shape, contest.where
-    _checked_sru(shape, where)
     pairs = {PADDED_SRU: PACKED_SRU, PADDED_LSTM: PACKED_LSTM, PADDED_GRU: PACKED_GRU}
+    networks = {name: make_unequal(name, shape, where) for name in UNEQUAL}
     for padded, packed in pairs.items():
-        first = () if padded == PADDED_SRU else (PADDED_SRU,)
-        for name, over in {padded: first, packed: (padded, *first)}.items():
-            contest.add(
-                name,
-                lambda name=name: make_unequal(name, shape, where).training_step(),  # type: ignore[misc]
-                over,
-            )
+        _check_alike(networks[padded], networks[packed], f"{packed} and {padded}")
+    for name, network in networks.items():
+        over = [PACKED_SRU] if name != PACKED_SRU else []
+        over += [padded for padded, packed in pairs.items() if packed == name != PACKED_SRU]
+        contest.add(name, network.training_step, over)
+
+
+def _check_alike(one: Network, other: Network, names: str) -> None:
+    """Give both the same weights and input; raise CheckError unless they give the same output."""
+    other.module.load_state_dict(one.module.state_dict())
+    other.x.copy_(one.x)
+    tolerance = 1e-3 if one.x.element_size() >= 4 else 5e-2
+    with torch.no_grad():
+        if not torch.allclose(one.output(), other.output(), rtol=tolerance, atol=tolerance):
+            raise CheckError(f"{names} differ by more than {tolerance:g}")
 
 
 def _gemms(network: Network, where: Where, training: bool) -> Call:
