@@ -24,7 +24,7 @@ from torchsru.bench.floor import emulated
 from torchsru.bench.history import rows_of
 from torchsru.bench.page import page
 from torchsru.bench.peers import PEERS
-from torchsru.bench.rows import Row, read_rows
+from torchsru.bench.rows import Row, rates, read_rows
 from torchsru.bench.suites import CEILINGS, SUITES
 from torchsru.bench.variants import Setting
 from torchsru.bench.worker import Measured, Worker
@@ -260,11 +260,11 @@ def run_cases(
             file.flush()
             rows += found.rows
             if case.kind == "ceilings":
-                slow = emulated(_rates(found.rows))
+                slow = emulated(rates(found.rows))
                 if found.rows[0].shared:
                     report.show(report.NO_FLOORS)
                 else:
-                    setting = replace(setting, ceilings=_rates(found.rows))
+                    setting = replace(setting, ceilings=rates(found.rows))
             columns = report.columns(found.rows)
             report.show_table(case.name, columns, report.cells(found.rows))
             for name, why in found.left_out.items():
@@ -288,11 +288,6 @@ def _without_absent(
         if name in absent:
             report.show(f"absent, {name}: {absent[name]}")
     return replace(setting, absent=absent)
-
-
-def _rates(rows: list[Row]) -> dict[str, float]:
-    """The ceilings by name: upper quartiles, since whatever disturbs a rate lowers it."""
-    return {row.variant: row.q3 for row in rows if row.kind == "ceilings"}
 
 
 def _compare(options: argparse.Namespace) -> int:

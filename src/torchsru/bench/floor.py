@@ -39,13 +39,10 @@ def emulated(rates: dict[str, float]) -> dict[str, float]:
     Args:
         rates: operations/s by `product_name`.
     """
-    usual = rates.get(product_name("float32"), 0.0)
-    found = {
-        dtype: usual / rates[product_name(dtype)]
-        for dtype in ("bfloat16",)
-        if product_name(dtype) in rates
-    }
-    return {dtype: times for dtype, times in found.items() if times >= EMULATED}
+    usual, rate = (rates.get(product_name(dtype)) for dtype in ("float32", "bfloat16"))
+    if not usual or not rate or usual < EMULATED * rate:
+        return {}
+    return {"bfloat16": usual / rate}
 
 
 @dataclass(frozen=True)

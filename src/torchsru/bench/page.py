@@ -17,7 +17,7 @@ from torchsru.bench.report import (
     summary,
     times,
 )
-from torchsru.bench.rows import Row
+from torchsru.bench.rows import Row, rates
 
 COMMANDS = {"cpu": "torchsru bench --out {rows}", "cuda": "make gpu ROWS={rows}"}
 TITLES = {
@@ -109,13 +109,13 @@ def _run(rows: list[Row], figures: list[Path], target: Path) -> list[str]:
         for name, package in {ORIGINAL: "sru", HGRN: "fla", MAMBA: "mamba_ssm"}.items()
         if package in rows[0].versions and rows[0].versions[package] is None
     ]
-    ceilings = [row for row in rows if row.kind == "ceilings"]
-    slow = emulated({row.variant: row.q3 for row in ceilings})
+    slow = emulated(rates(rows))
+    shared = any(row.shared for row in rows if row.kind == "ceilings")
     return [
         f"```text\n{heading(about(rows[0]))}\n\n{summary(rows)}\n```",
         f"Not installed where this was measured: {', '.join(absent)}." if absent else "",
         *(f"Left out: layers in {t}; {emulated_words(t, slower)}." for t, slower in slow.items()),
-        NO_FLOORS if any(row.shared for row in ceilings) else "",
+        NO_FLOORS if shared else "",
         images(figures, target),
         overview(rows),
         "### Where SRU loses, and why",

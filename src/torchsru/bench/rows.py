@@ -150,6 +150,11 @@ def make_rows(
     return rows
 
 
+def rates(rows: list[Row]) -> dict[str, float]:
+    """The ceilings among rows, by name: upper quartiles, since whatever disturbs lowers a rate."""
+    return {row.variant: row.q3 for row in rows if row.kind == "ceilings"}
+
+
 def _quotient(variant: Variant, over: str | None, samples: dict[str, list[float]]) -> Spread | None:
     own = samples[variant.name]
     if over is None:
